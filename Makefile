@@ -1,0 +1,41 @@
+# Needs Python >= 3.11, make and git; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+$(VENV)/stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokencake needs Python >= 3.11, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/stamp-dev: $(VENV)/stamp
+	$(BIN)/python -m pip install --quiet --editable '.[dev,launchers]'
+	@touch $@
+
+demo: $(VENV)/stamp  ## run the main job on the bundled traces: figures and a table under runs/demo
+	$(BIN)/tokencake demo --out runs/demo
+
+test: $(VENV)/stamp  ## run the tests, except those marked slow
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(VENV)/stamp  ## run every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/stamp-dev  ## linters, formatter, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/stamp  ## speed, with pytest-benchmark
+	$(BIN)/python -m pytest tests/bench --benchmark-only
+
+clean:  ## remove the environment and the demo's output
+	rm -rf $(VENV) runs/demo

@@ -1,0 +1,1 @@
+"""Experiments: the command line, Hydra configurations, result files, tables and figures."""

@@ -1,0 +1,1 @@
+"""Agent traces: the schema, its reader and writer, a builder, importers and generators."""
