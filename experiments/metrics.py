@@ -1,0 +1,83 @@
+"""The statistics every table and figure uses: percentiles, means over seeds, paired differences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+
+# Two-sided 95 % points of Student's t for 1..30 degrees of freedom.
+_T95 = (
+    12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139,
+    2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963,
+    2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272,
+)  # fmt: skip
+
+QUANTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """The q-th percentile (0..100) by linear interpolation between order statistics, as `numpy.percentile` has it.
+
+    >>> percentile([1.0, 2.0, 3.0, 4.0], 50)
+    2.5
+
+    Raises:
+        ValueError: `values` is empty.
+    """
+    if not values:
+        raise ValueError("percentile of no values")
+    ordered = sorted(values)
+    rank = (len(ordered) - 1) * q / 100.0
+    low = math.floor(rank)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
+
+
+def t95(degrees: int) -> float:
+    """The two-sided 95 % point of Student's t (Cornish-Fisher expansion beyond 30 degrees of freedom)."""
+    if degrees < 1:
+        raise ValueError(f"degrees must be >= 1, got {degrees}")
+    if degrees <= len(_T95):
+        return _T95[degrees - 1]
+    z = NormalDist().inv_cdf(0.975)
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its 95 % confidence interval; with one value the interval is unknown (`low` and `high` are NaN)."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def half(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean ± t(n-1) · s / sqrt(n) over independent repeats (seeds).
+
+    >>> mean_interval([1.0, 2.0, 3.0]).mean
+    2.0
+    """
+    if not values:
+        raise ValueError("interval of no values")
+    mean = fmean(values)
+    if len(values) == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    half = t95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half, len(values))
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:
+    """Mean of value minus baseline over the seeds that both have, with its t interval; None if they share no seed.
+
+    Pairing on common seeds takes out what both policies suffer alike (arrivals, lengths), so the interval of the
+    difference is narrower than the two intervals suggest.
+    """
+    common = sorted(values.keys() & baseline.keys())
+    return mean_interval([values[s] - baseline[s] for s in common]) if common else None
