@@ -1,0 +1,1 @@
+"""Latency models: how long one engine step takes, in exact integer picoseconds."""

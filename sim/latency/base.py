@@ -1,0 +1,183 @@
+"""What a host asks of a latency model, and what every model shares.
+
+All times are integer picoseconds and all arithmetic is exact. A step's forward time is split into
+
+* the *decode part*: what the step would cost with its decodes alone, and
+* the *prefill part*: what its prefill chunks add to that (everything, in a step without decodes).
+
+A profile's ``decode_factor`` multiplies the first, its ``prefill_factor`` the second, and
+``overhead_us`` is added once per step. For a fixed number of decodes the decode part is piecewise
+linear in the summed context with integer slopes, so the sum over a run of decode-only steps has a
+closed form that equals the loop to the last picosecond (`jump_ps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
+
+PS_PER_US: Final = 1_000_000
+"""Picoseconds in a microsecond."""
+
+UNBOUNDED: Final = 1 << 62
+"""Stands for "no limit" where an integer is needed (a cell's end, a measured range)."""
+
+_PPM: Final = 1_000_000
+
+
+@runtime_checkable
+class LatencyModel(Protocol):
+    """Time of one engine step. Implementations: `LinearLatency`, `RooflineLatency`, `TableLatency`."""
+
+    def step_ps(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> int:
+        """Return the time of one step in picoseconds.
+
+        Counts the step in `outside` when it leaves the measured range; changes nothing else.
+
+        Args:
+            prefill: ``(new_tokens, context_tokens)`` per prefilling call; the context is what was
+                in the KV cache before this chunk.
+            decodes: Number of decoding calls, one token each.
+            decode_context: KV tokens attended, summed over the decoding calls, each including the
+                token computed in this step.
+        """
+        ...
+
+    def decode_cell(self, decodes: int, decode_context: int) -> tuple[int, int, int]:
+        """Return ``(t0, slope, end)``, the linear piece that holds ``decode_context``.
+
+        For ``decode_context <= c < end``:
+        ``step_ps((), decodes, c) == t0 + slope * (c - decode_context)``. Counts nothing.
+        """
+        ...
+
+    def prefill_ps(self, new: int, context: int) -> int:
+        """Return the time of a step with one prefill chunk and nothing else. Counts nothing."""
+        ...
+
+    def decode_ps(self, decodes: int, decode_context: int) -> int:
+        """Return the time of a decode-only step (summed context). Counts nothing."""
+        ...
+
+    def note_jump(self, steps: int, decodes: int, decode_context: int) -> None:
+        """Count a run of decode-only steps that `step_ps` was not asked about.
+
+        The first step attends ``decode_context`` tokens and each next one ``decodes`` more. Makes
+        `outside` equal to what ``steps`` calls of `step_ps` would have left.
+        """
+        ...
+
+    def outside(self) -> Mapping[str, int]:
+        """Return, per dimension, how many steps left the measured range (and were extrapolated)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Corrections of a model's forward time, as integers.
+
+    Attributes:
+        prefill_ppm: Factor on the prefill part, in millionths.
+        decode_ppm: Factor on the decode part, in millionths.
+        overhead_ps: Added to every step.
+    """
+
+    prefill_ppm: int = _PPM
+    decode_ppm: int = _PPM
+    overhead_ps: int = 0
+
+    @classmethod
+    def of(cls, *, prefill_factor: float = 1.0, decode_factor: float = 1.0, overhead_us: float = 0.0) -> Scale:
+        """Make a scale from a profile's numbers, rounded to millionths and picoseconds.
+
+        Raises:
+            ValueError: A factor is not > 0, or the overhead is negative.
+        """
+        for name, factor in (("prefill_factor", prefill_factor), ("decode_factor", decode_factor)):
+            if not round(factor * _PPM) > 0:
+                raise ValueError(f"{name} must be > 0, got {factor}")
+        if not overhead_us >= 0:
+            raise ValueError(f"overhead_us must be >= 0, got {overhead_us}")
+        return cls(
+            round(prefill_factor * _PPM),
+            round(decode_factor * _PPM),
+            round(overhead_us * PS_PER_US),
+        )
+
+    def prefill(self, ps: int) -> int:
+        """Return ``ps`` times the prefill factor, rounded to the nearest picosecond."""
+        return (ps * self.prefill_ppm + _PPM // 2) // _PPM
+
+    def decode(self, ps: int) -> int:
+        """Return ``ps`` times the decode factor, rounded to the nearest picosecond."""
+        return (ps * self.decode_ppm + _PPM // 2) // _PPM
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRange:
+    """How far a model was measured; the default has no limits.
+
+    Attributes:
+        decodes: Largest number of decoding calls.
+        decode_context: Largest mean context per decoding call, in tokens.
+        step_tokens: Most tokens in one step (prefill and decode together).
+        prefill_context: Largest context before a prefill chunk, in tokens.
+    """
+
+    decodes: int = UNBOUNDED
+    decode_context: int = UNBOUNDED
+    step_tokens: int = UNBOUNDED
+    prefill_context: int = UNBOUNDED
+
+
+class RangeCounter:
+    """Counts the steps that left a `MeasuredRange`, by dimension."""
+
+    def __init__(self, limit: MeasuredRange) -> None:
+        """Start at zero steps outside ``limit``."""
+        self.limit = limit
+        self._counts = dict.fromkeys(MeasuredRange.__slots__, 0)
+
+    def step(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> None:
+        """Count one step."""
+        limit, counts = self.limit, self._counts
+        if decodes > limit.decodes:
+            counts["decodes"] += 1
+        if decode_context > limit.decode_context * decodes:
+            counts["decode_context"] += 1
+        if decodes + sum(new for new, _ in prefill) > limit.step_tokens:
+            counts["step_tokens"] += 1
+        if any(context > limit.prefill_context for _, context in prefill):
+            counts["prefill_context"] += 1
+
+    def jump(self, steps: int, decodes: int, decode_context: int) -> None:
+        """Count ``steps`` decode-only steps whose summed context grows by ``decodes`` a step."""
+        limit, counts = self.limit, self._counts
+        if decodes > limit.decodes:
+            counts["decodes"] += steps
+        if decodes > limit.step_tokens:
+            counts["step_tokens"] += steps
+        room = limit.decode_context * decodes - decode_context
+        inside = room // decodes + 1 if room >= 0 else 0
+        counts["decode_context"] += max(0, steps - inside)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts so far, by dimension."""
+        return dict(self._counts)
+
+
+def jump_ps(model: LatencyModel, steps: int, decodes: int, decode_context: int) -> int:
+    """Return the exact time of ``steps`` decode-only steps in a row, in picoseconds.
+
+    The first step attends ``decode_context`` tokens and each next one ``decodes`` more. Equals the
+    sum of ``step_ps`` over the loop; costs one `LatencyModel.decode_cell` per cell crossed.
+    """
+    total = 0
+    while steps > 0:
+        start_ps, slope, end = model.decode_cell(decodes, decode_context)
+        inside = min(steps, (end - 1 - decode_context) // decodes + 1)
+        total += inside * start_ps + slope * decodes * (inside * (inside - 1) // 2)
+        decode_context += inside * decodes
+        steps -= inside
+    return total
