@@ -1,0 +1,62 @@
+"""Cumulative distribution of program latency, one curve a policy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tokencake.experiments.comparison import Comparison
+from tokencake.experiments.plots.style import COLUMN_IN, PAGE_IN, colour, line, new_figure
+
+_PANELS = 3
+
+
+def panel_values(comparison: Comparison, most: int = _PANELS) -> list[Any]:
+    """The loads that get a panel: all of them, or the lowest, middle and highest."""
+    if comparison.load is None:
+        return [None]
+    values = sorted(comparison.frame[comparison.load].unique())
+    if len(values) <= most:
+        return values
+    picks = np.linspace(0, len(values) - 1, most).round().astype(int)
+    return [values[i] for i in picks]
+
+
+def load_title(comparison: Comparison, value: Any) -> str:
+    """What a panel shows."""
+    if comparison.load is None:
+        return ""
+    unit = " programs/s" if comparison.load == "trace.qps" else f" {comparison.load.rsplit('.', 1)[-1]}"
+    return f"{value:g}{unit}" if isinstance(value, int | float | np.number) else f"{value}{unit}"
+
+
+def latency_cdf(comparison: Comparison) -> Figure:
+    """Share of programs finished within a time, pooled over seeds; refused programs never finish and lower the top."""
+    panels = panel_values(comparison)
+    width = COLUMN_IN if len(panels) == 1 else PAGE_IN
+    figure, axes = new_figure(width, 2.35, columns=len(panels), sharey=True)
+    for axis, value in zip(axes, panels, strict=True):
+        frame = comparison.frame
+        at_load = frame if value is None else frame[frame[comparison.load] == value]
+        for index, policy in enumerate(comparison.policies):
+            chosen = at_load.loc[at_load["policy"] == policy, "run"]
+            latencies = _latencies(comparison, [int(i) for i in chosen])
+            finished = np.sort(latencies[~np.isnan(latencies)])
+            if not len(finished):
+                continue
+            share = np.arange(1, len(finished) + 1) / len(latencies)
+            x, y = np.concatenate([[finished[0]], finished]), np.concatenate([[0.0], share])
+            axis.step(x, y, where="post", color=colour(index), linestyle=line(index), label=policy)
+        axis.set_title(load_title(comparison, value), loc="left")
+        axis.set_xlabel("program latency (s)")
+        axis.set_ylim(0, 1.02)
+        axis.set_xlim(left=0)
+    axes[0].set_ylabel("share of programs")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=2.6)
+    return figure
+
+
+def _latencies(comparison: Comparison, chosen: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    columns = [comparison.runs[i].table("programs")["latency_s"].to_numpy(dtype=float) for i in chosen]
+    return np.concatenate(columns) if columns else np.empty(0)

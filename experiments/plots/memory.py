@@ -1,0 +1,86 @@
+"""GPU KV memory over time: running, stalled, cached, free."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tokencake.experiments.comparison import Comparison
+from tokencake.experiments.plots.latency_cdf import load_title
+from tokencake.experiments.plots.style import PAGE_IN, new_figure
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+# Bottom to top; dark is busy, hatched is held idle, light is reusable, white is empty.
+_LAYERS = (("running", "#0072B2"), ("stalled", "#D55E00"), ("cached", "#56B4E9"), ("free", "#f2f2f2"))
+_BINS = 400
+
+
+def time_mean(time_s: Array, value: Array, edges: Array) -> Array:
+    """Mean over each bin of a step function that holds `value[i]` from `time_s[i]` until `time_s[i + 1]`.
+
+    >>> time_mean(np.array([0.0, 1.0]), np.array([2.0, 4.0]), np.array([0.0, 2.0, 4.0])).tolist()
+    [3.0, 4.0]
+    """
+    points = np.union1d(time_s, edges)
+    index = np.clip(np.searchsorted(time_s, points, side="right") - 1, 0, None)
+    area = np.concatenate([[0.0], np.cumsum(value[index][:-1] * np.diff(points))])
+    at_edges = np.interp(edges, points, area)
+    return np.asarray(np.diff(at_edges) / np.diff(edges))
+
+
+def memory(comparison: Comparison) -> Figure | None:
+    """One panel a policy, stacked shares of the pool, at the highest load and the first seed; same time axis."""
+    chosen = _choose(comparison)
+    tables = {policy: comparison.runs[run].table("kv") for policy, run in chosen.items()}
+    tables = {policy: table for policy, table in tables.items() if len(table) > 1}
+    if not tables:
+        return None
+    end = max(float(table["time_s"].iloc[-1]) for table in tables.values())
+    columns = min(len(tables), 2)
+    rows = -(-len(tables) // columns)
+    figure, axes = new_figure(PAGE_IN, 0.5 + 1.55 * rows, columns=columns, rows=rows, sharex=True, sharey=True)
+    for axis, (policy, table) in zip(axes, tables.items(), strict=False):
+        edges = np.linspace(float(table["time_s"].iloc[0]), float(table["time_s"].iloc[-1]), _BINS + 1)
+        layers = _shares(table, edges)
+        axis.stackplot(
+            edges[:-1], layers, colors=[c for _, c in _LAYERS], labels=[n for n, _ in _LAYERS], linewidth=0, step="post"
+        )
+        axis.set_title(policy, loc="left")
+        axis.set_xlim(0, end)
+        axis.set_ylim(0, 100)
+        axis.grid(False)
+    for axis in axes[len(tables) :]:
+        axis.set_visible(False)
+    for axis in axes[max(0, len(tables) - columns) : len(tables)]:
+        axis.set_xlabel("time (s)")
+        axis.tick_params(labelbottom=True)
+    for axis in axes[::columns]:
+        axis.set_ylabel("GPU KV blocks (%)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    title = _title(comparison, next(iter(chosen.values())))
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, title=title, title_fontsize=8)
+    return figure
+
+
+def _choose(comparison: Comparison) -> dict[str, int]:
+    frame = comparison.frame
+    if comparison.load is not None:
+        frame = frame[frame[comparison.load] == frame[comparison.load].max()]
+    frame = frame.sort_values(["seed", "run"], kind="stable")
+    firsts = frame.groupby("policy", sort=False)["run"].first()
+    return {policy: int(firsts[policy]) for policy in comparison.policies if policy in firsts.index}
+
+
+def _title(comparison: Comparison, run: int) -> str:
+    row = comparison.frame.iloc[run]
+    parts = [load_title(comparison, row[comparison.load])] if comparison.load else []
+    return ", ".join([*parts, f"seed {row['seed']}"])
+
+
+def _shares(table: pd.DataFrame, edges: Array) -> list[Array]:
+    time = table["time_s"].to_numpy(dtype=float)
+    blocks = [time_mean(time, table[f"{name}_blocks"].to_numpy(dtype=float), edges) for name, _ in _LAYERS]
+    total = np.maximum(np.sum(blocks, axis=0), 1.0)
+    return [100.0 * layer / total for layer in blocks]

@@ -1,0 +1,84 @@
+"""How figures look: paper width, the colour-blind-safe palette of Okabe and Ito, no ornament."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLUMN_IN = 3.5  # one column of a two-column paper, in inches
+PAGE_IN = 7.0
+
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D00")
+LineStyle = str | tuple[float, tuple[float, ...]]
+_LINES: tuple[LineStyle, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Matplotlib settings for figures that are printed at their own size."""
+    settings: dict[Any, Any] = {
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.labelsize": 8,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 7,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.6,
+        "axes.grid": True,
+        "grid.color": "#dddddd",
+        "grid.linewidth": 0.5,
+        "axes.axisbelow": True,
+        "lines.linewidth": 1.4,
+        "lines.markersize": 4,
+        "figure.dpi": 100,
+        "savefig.dpi": 300,
+        "figure.constrained_layout.use": True,
+        "pdf.fonttype": 42,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tokencake",
+    }
+    with rc_context(settings):
+        yield
+
+
+def colour(index: int) -> str:
+    """The colour of the policy with this index."""
+    return _PALETTE[index % len(_PALETTE)]
+
+
+def line(index: int) -> LineStyle:
+    """The dash pattern of the policy with this index: readable without colour."""
+    return _LINES[index % len(_LINES)]
+
+
+def marker(index: int) -> str:
+    """The marker of the policy with this index."""
+    return _MARKERS[index % len(_MARKERS)]
+
+
+def new_figure(
+    width: float, height: float, columns: int = 1, rows: int = 1, *, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure in inches and its axes, row by row; it belongs to no window and to no global list."""
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
+    return figure, [ax for row in axes for ax in row]
+
+
+def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Write the figure without a time stamp."""
+    written = []
+    for kind in formats:
+        path = stem.with_suffix(f".{kind}")
+        metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+        figure.savefig(path, metadata=metadata)
+        written.append(path)
+    return written

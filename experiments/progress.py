@@ -1,0 +1,42 @@
+"""Progress of long work: a bar on a terminal, a few plain lines elsewhere; always on stderr."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+Report = Callable[[int, int], None]
+
+
+@contextmanager
+def progress(label: str, unit: str) -> Iterator[Report]:
+    """A function `report(done, total)` that shows how far the work is."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain(label, unit)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain(label: str, unit: str) -> Report:
+    shown = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        quarter = 4 * done // total if total else 0
+        if quarter > max(shown, 0) and done < total:
+            print(f"{label}: {done} of {total} {unit}", file=sys.stderr, flush=True)
+        shown = max(shown, quarter)
+
+    return report

@@ -1,0 +1,218 @@
+"""Run directories: written whole or not at all, and read back.
+
+`config.yaml`, `summary.json`, the parquet tables and the decision log hold nothing that differs between equal runs
+(no clock, no path of this machine, no pandas metadata), so equal runs are equal bytes; what the clock says is in
+`timing.json`.
+"""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+import zstandard
+
+from tokencake.experiments.columns import TABLES
+from tokencake.experiments.errors import UsageError
+
+SUMMARY = "summary.json"
+SWEEP = "sweep.json"
+
+
+class Table(Protocol):
+    """A result table: columns of equal length."""
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        """Column name to values."""
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Refuse an output directory that is in use; only a run or sweep of ours may be overwritten.
+
+    Raises:
+        UsageError: `out` exists and `overwrite` is false, or it is not one of our directories, or cannot be written.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"out={out}: exists and is not a directory")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise UsageError(f"out={out}: directory is in use; choose another, or replace it with overwrite=true")
+        if not ((out / SUMMARY).is_file() or (out / SWEEP).is_file()):
+            raise UsageError(f"out={out}: not a run or sweep directory (no {SUMMARY} or {SWEEP}), so not overwritten")
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"out={out}: {parent} is not a writable directory")
+
+
+@contextmanager
+def replacing(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary directory beside `out` that takes its place when the block ends, and vanishes if it fails."""
+    check_free(out, overwrite)
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        check_free(out, overwrite)
+        if out.is_dir():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=parent))
+            out.rename(old / out.name)
+            temporary.rename(out)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def to_arrow(name: str, table: Table) -> pa.Table:
+    """The table with the documented column types; columns the documentation does not know are kept at the end.
+
+    Raises:
+        ValueError: a documented column is missing, or lengths differ (an error of the host, not of the user).
+    """
+    types, columns = TABLES[name], table.columns
+    if missing := [c for c in types if c not in columns]:
+        raise ValueError(f"{name}: missing columns {missing}")
+    data = {c: pa.array(columns[c], type=pa.type_for_alias(kind)) for c, kind in types.items()}
+    data |= {c: pa.array(values) for c, values in columns.items() if c not in types}
+    return pa.table(data)
+
+
+def dump_json(value: object) -> str:
+    """Readable JSON; NaN and infinity are errors, so that every reader can read it."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def write_lines_zst(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON Lines, zstandard-compressed."""
+    with path.open("wb") as file, zstandard.ZstdCompressor(level=3).stream_writer(file) as stream:
+        for row in rows:
+            stream.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+
+
+def read_lines_zst(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a decision log."""
+    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
+        for line in io.TextIOWrapper(stream, encoding="utf-8"):
+            yield json.loads(line)
+
+
+def write_gzip_json(path: Path, value: object) -> None:
+    """Compact JSON, gzip without a time stamp."""
+    with path.open("wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream:
+        stream.write(json.dumps(value, separators=(",", ":"), allow_nan=False).encode())
+
+
+def write_run(
+    directory: Path,
+    *,
+    config: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    tables: Mapping[str, Table],
+    timing: Mapping[str, Any],
+    decisions: Table | None = None,
+    timeline: object | None = None,
+) -> None:
+    """Write every file of a run into an empty directory (use with `replacing`)."""
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    (directory / "config.yaml").write_text(text, encoding="utf-8")
+    for name in TABLES:
+        pq.write_table(to_arrow(name, tables[name]), directory / f"{name}.parquet", compression="zstd")
+    if decisions is not None:
+        names = list(decisions.columns)
+        rows = (dict(zip(names, row, strict=True)) for row in zip(*decisions.columns.values(), strict=True))
+        write_lines_zst(directory / "decisions.jsonl.zst", rows)
+    if timeline is not None:
+        write_gzip_json(directory / "timeline.json.gz", timeline)
+    (directory / "timing.json").write_text(dump_json(dict(timing)), encoding="utf-8")
+    (directory / SUMMARY).write_text(dump_json(dict(summary)), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read lazily."""
+
+    path: Path
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`."""
+        try:
+            loaded = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.path / SUMMARY}: cannot be read: {error}") from error
+        if not isinstance(loaded, dict):
+            raise UsageError(f"{self.path / SUMMARY}: not a JSON object")
+        return loaded
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """`config.yaml`, resolved."""
+        try:
+            loaded = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UsageError(f"{self.path / 'config.yaml'}: cannot be read: {error}") from error
+        return loaded if isinstance(loaded, dict) else {}
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of `programs`, `calls`, `transfers`, `kv`."""
+        path = self.path / f"{name}.parquet"
+        try:
+            frame = pq.read_table(path).to_pandas()
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(f"{path}: cannot be read: {error}") from error
+        assert isinstance(frame, pd.DataFrame)
+        return frame
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """The runs in the given run or sweep directories, each once; a sweep's in the order of its jobs, others by path.
+
+    Raises:
+        UsageError: a path does not exist or holds no run.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UsageError(f"{path}: no such directory")
+        here = [p.parent for p in path.rglob(SUMMARY) if not _hidden(p.relative_to(path))]
+        jobs = {path / job: i for i, job in enumerate(_jobs(path / SWEEP))}
+        here.sort(key=lambda p: (jobs.get(p, len(jobs)), p))
+        if not here:
+            raise UsageError(f"{path}: holds no run ({SUMMARY} not found)")
+        found |= {p.resolve(): Run(p) for p in here}
+    return list(found.values())
+
+
+def _jobs(sweep: Path) -> list[str]:
+    try:
+        return [str(job) for job in json.loads(sweep.read_text(encoding="utf-8"))["jobs"]] if sweep.is_file() else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{sweep}: cannot be read: {error}") from error
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -1,0 +1,94 @@
+"""The comparison table: policy by load, on the terminal, as CSV and as Markdown."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from tokencake.experiments.comparison import Comparison, aggregate, paired
+
+# Heading, metric, number format.
+_SHOWN = (
+    ("mean latency s", "latency_mean_s", "{:.1f}"),
+    ("p95 latency s", "latency_p95_s", "{:.1f}"),
+    ("makespan s", "makespan_s", "{:.1f}"),
+    ("hits %", "hit_share", "{:.1%}"),
+    ("preemptions", "preemptions", "{:.1f}"),
+    ("to CPU GB", "d2h_gb", "{:.1f}"),
+    ("to GPU GB", "h2d_gb", "{:.1f}"),
+)
+
+
+def _cell(row: Any, metric: str, form: str) -> str:
+    mean, low, high = (row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
+    text = form.format(mean)
+    if not math.isnan(low) and high > low:
+        text += " ±" + form.format((high - low) / 2)
+    return text.replace("%", "")
+
+
+def _sorted(comparison: Comparison) -> pd.DataFrame:
+    table = aggregate(comparison)
+    order = {policy: i for i, policy in enumerate(comparison.policies)}
+    table["_order"] = table["policy"].map(order)
+    keys = [key for key in comparison.keys if pd.api.types.is_numeric_dtype(table[key])]
+    return table.sort_values([*keys, "_order"], kind="stable").drop(columns="_order").reset_index(drop=True)
+
+
+def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the readable table; ± is half a 95 % interval over seeds."""
+    table = _sorted(comparison)
+    constant_seeds = table["seeds"].nunique() == 1
+    head = [*(key.rsplit(".", 1)[-1] for key in comparison.keys), "policy", *([] if constant_seeds else ["seeds"])]
+    body = []
+    for _, row in table.iterrows():
+        cells = [*(str(row[key]) for key in comparison.keys), row["policy"]]
+        cells += [] if constant_seeds else [str(row["seeds"])]
+        body.append(cells + [_cell(row, metric, form) for _, metric, form in _SHOWN])
+    return head + [title for title, _, _ in _SHOWN], body
+
+
+def caption(comparison: Comparison) -> str:
+    """What the numbers are means of."""
+    seeds = comparison.frame.groupby(["policy", *comparison.keys], dropna=False).size()
+    count = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    if seeds.max() == 1:
+        return "One seed each: no intervals."
+    return f"Mean ± half of the 95 % t interval over {count} seeds."
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table as Markdown."""
+    head, body = rows(comparison)
+    numeric = len(_SHOWN)
+    rule = ["---"] * (len(head) - numeric) + ["---:"] * numeric
+    lines = ["| " + " | ".join(cells) + " |" for cells in [head, rule, *body]]
+    return "\n".join([*lines, "", caption(comparison), ""])
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the table."""
+    head, body = rows(comparison)
+    table = Table(caption=caption(comparison), caption_justify="left")
+    for i, title in enumerate(head):
+        table.add_column(title, justify="right" if i >= len(head) - len(_SHOWN) else "left", no_wrap=False)
+    load_column = head.index(comparison.load.rsplit(".", 1)[-1]) if comparison.load else None
+    for i, cells in enumerate(body):
+        last = load_column is not None and i + 1 < len(body) and body[i + 1][load_column] != cells[load_column]
+        table.add_row(*cells, end_section=last)
+    console.print(table)
+
+
+def save(comparison: Comparison, directory: Path, name: str = "table") -> list[Path]:
+    """Write `<name>.csv` (every metric with its interval), `<name>.md`, and `paired.csv` if there are two policies."""
+    written = [directory / f"{name}.csv", directory / f"{name}.md"]
+    _sorted(comparison).to_csv(written[0], index=False, lineterminator="\n")
+    written[1].write_text(markdown(comparison), encoding="utf-8")
+    differences = paired(comparison)
+    if len(differences):
+        written.append(directory / "paired.csv")
+        differences.to_csv(written[2], index=False, lineterminator="\n")
+    return written

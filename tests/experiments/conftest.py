@@ -1,0 +1,90 @@
+"""Made-up results of a known shape, so that files, tables and figures are tested without a simulation."""
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tokencake.experiments.columns import TABLES
+from tokencake.experiments.results import replacing, write_run
+
+DEFAULTS = {"string": "x", "double": 0.0, "int64": 0, "bool": False}
+
+
+def distribution(values):
+    ordered = sorted(values)
+    keys = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
+    return {"mean": sum(values) / len(values)} | {k: ordered[int(q * (len(ordered) - 1))] for k, q in keys.items()}
+
+
+def fake_tables(latencies, pool=1000):
+    tables = {}
+    for name, types in TABLES.items():
+        count = len(latencies) if name in ("programs", "calls") else 3
+        tables[name] = {c: [DEFAULTS[kind]] * count for c, kind in types.items()}
+    names = [f"p{i}" for i in range(len(latencies))]
+    tables["programs"] |= {"program": names, "latency_s": latencies, "finish_s": latencies}
+    tables["calls"] |= {
+        "program": names,
+        "call": ["c"] * len(names),
+        "finish_s": latencies,
+        "agent": ["a"] * len(names),
+    }
+    tables["transfers"] |= {"program": ["p0"] * 3, "finish_s": [1.0, 2.0, None]}
+    end = max(latencies)
+    kv = {"time_s": [0.0, end / 2, end], "running_blocks": [0, pool // 2, 0], "stalled_blocks": [0, pool // 4, 0]}
+    tables["kv"] |= kv | {"cached_blocks": [0, pool // 8, pool // 2], "free_blocks": [pool, pool // 8, pool // 2]}
+    return {name: SimpleNamespace(columns=columns) for name, columns in tables.items()}
+
+
+def fake_summary(policy, seed, latencies):
+    keys = ("makespan_s", "preemptions", "stalled_kv_gb_s", "kv_usage_mean", "d2h_bytes", "h2d_bytes")
+    tokens = {"computed": 100, "gpu_hit": 300, "cpu_hit": 0, "recomputed": 7}
+    spread = distribution(latencies)
+    summary = {"host": "sim", "policy": policy, "seed": seed, "prefill_tokens": tokens} | dict.fromkeys(keys, 0.0)
+    return summary | {"program_latency_s": spread, "ttft_s": spread, "queue_s": spread, "makespan_s": max(latencies)}
+
+
+@pytest.fixture
+def fake_run(tmp_path):
+    """Write a run directory: fake_run(name, policy, qps, seed) -> path."""
+
+    def write(name, policy="vllm", qps=0.5, seed=0, params=None, **config) -> Path:
+        rng = random.Random(f"{policy} {qps} {seed}")
+        slow = {"vllm": 1.0, "vllm-offload": 0.7}.get(policy, 0.9)
+        latencies = [slow * (20 + 100 * qps) * rng.uniform(0.6, 1.6) for _ in range(40)]
+        full = {
+            "policy": {"name": policy, "params": params or {}},
+            "trace": {"qps": qps},
+            "seed": seed,
+            "out": name,
+        } | config
+        path = tmp_path / name
+        with replacing(path) as directory:
+            write_run(
+                directory,
+                config=full,
+                summary=fake_summary(policy, seed, latencies),
+                tables=fake_tables(latencies),
+                timing={"wall_s": 0.1, "loop_cpu_s": 0.1, "peak_rss_mb": 1.0},
+                decisions=SimpleNamespace(columns={"step": [1, 2], "kind": ["admit", "victim"]}),
+                timeline={"traceEvents": []},
+            )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def fake_sweep(fake_run, tmp_path):
+    """Three policies at three loads with four seeds; the directory that holds them."""
+    jobs = []
+    for policy in ("vllm", "vllm-priority", "vllm-offload"):
+        for qps in (0.2, 0.5, 1.0):
+            for seed in range(4):
+                fake_run(f"sweep/{policy}_{qps}_{seed}", policy, qps, seed)
+                jobs.append(f"{policy}_{qps}_{seed}")
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    return tmp_path / "sweep"
