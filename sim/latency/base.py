@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import ClassVar, Final, Protocol, runtime_checkable
 
 PS_PER_US: Final = 1_000_000
 """Picoseconds in a microsecond."""
@@ -45,7 +45,7 @@ class LatencyModel(Protocol):
         ...
 
     def decode_cell(self, decodes: int, decode_context: int) -> tuple[int, int, int]:
-        """Return ``(t0, slope, end)``, the linear piece that holds ``decode_context``.
+        """Return ``(t0, slope, end)``, the linear piece that holds ``decode_context``; ``decodes`` >= 1.
 
         For ``decode_context <= c < end``:
         ``step_ps((), decodes, c) == t0 + slope * (c - decode_context)``. Counts nothing.
@@ -119,16 +119,20 @@ class MeasuredRange:
     """How far a model was measured; the default has no limits.
 
     Attributes:
-        decodes: Largest number of decoding calls.
+        decodes: Most decoding calls in a step.
         decode_context: Largest mean context per decoding call, in tokens.
+        decode_context_sum: Largest context summed over the decoding calls, in tokens.
         step_tokens: Most tokens in one step (prefill and decode together).
-        prefill_context: Largest context before a prefill chunk, in tokens.
+        prefill_length: Largest context plus new tokens of a prefilling call.
     """
+
+    DIMENSIONS: ClassVar[tuple[str, ...]] = ("decodes", "decode_context", "step_tokens", "prefill_length")
 
     decodes: int = UNBOUNDED
     decode_context: int = UNBOUNDED
+    decode_context_sum: int = UNBOUNDED
     step_tokens: int = UNBOUNDED
-    prefill_context: int = UNBOUNDED
+    prefill_length: int = UNBOUNDED
 
 
 class RangeCounter:
@@ -137,19 +141,18 @@ class RangeCounter:
     def __init__(self, limit: MeasuredRange) -> None:
         """Start at zero steps outside ``limit``."""
         self.limit = limit
-        self._counts = dict.fromkeys(MeasuredRange.__slots__, 0)
+        self._counts = dict.fromkeys(MeasuredRange.DIMENSIONS, 0)
 
     def step(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> None:
         """Count one step."""
-        limit, counts = self.limit, self._counts
-        if decodes > limit.decodes:
-            counts["decodes"] += 1
-        if decode_context > limit.decode_context * decodes:
-            counts["decode_context"] += 1
-        if decodes + sum(new for new, _ in prefill) > limit.step_tokens:
-            counts["step_tokens"] += 1
-        if any(context > limit.prefill_context for _, context in prefill):
-            counts["prefill_context"] += 1
+        limit = self.limit
+        if decodes:
+            self.jump(1, decodes, decode_context)
+        if prefill:
+            if decodes <= limit.step_tokens < decodes + sum(new for new, _ in prefill):
+                self._counts["step_tokens"] += 1
+            if any(new + context > limit.prefill_length for new, context in prefill):
+                self._counts["prefill_length"] += 1
 
     def jump(self, steps: int, decodes: int, decode_context: int) -> None:
         """Count ``steps`` decode-only steps whose summed context grows by ``decodes`` a step."""
@@ -158,9 +161,16 @@ class RangeCounter:
             counts["decodes"] += steps
         if decodes > limit.step_tokens:
             counts["step_tokens"] += steps
-        room = limit.decode_context * decodes - decode_context
+        room = min(limit.decode_context * decodes, limit.decode_context_sum) - decode_context
         inside = room // decodes + 1 if room >= 0 else 0
         counts["decode_context"] += max(0, steps - inside)
+
+    def context_limit(self, decodes: int) -> int:
+        """Return the summed context up to which a decode-only step is inside every limit; -1 if none is."""
+        limit = self.limit
+        if decodes > min(limit.decodes, limit.step_tokens):
+            return -1
+        return min(limit.decode_context * decodes, limit.decode_context_sum)
 
     def counts(self) -> dict[str, int]:
         """Return the counts so far, by dimension."""
