@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-slow test-all lint bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -24,6 +24,9 @@ demo: $(VENV)/stamp  ## run the main job on the bundled traces: figures and a ta
 
 test: $(VENV)/stamp  ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(VENV)/stamp  ## run the slow tests
+	$(BIN)/python -m pytest -m slow
 
 test-all: $(VENV)/stamp  ## run every test
 	$(BIN)/python -m pytest

@@ -83,7 +83,7 @@ def collect(runs: Sequence[Run]) -> Comparison:
     flats = [flatten(run.config) for run in runs]
     varying = _varying(flats)
     keys = tuple(key for key in varying if not key.startswith("policy."))
-    labels = [_label(run, flat, varying) for run, flat in zip(runs, flats, strict=True)]
+    labels = [_label(flat, flats) for flat in flats]
     rows = []
     for index, (run, flat, label) in enumerate(zip(runs, flats, labels, strict=True)):
         row = {"policy": label} | {key: flat.get(key) for key in keys}
@@ -111,9 +111,11 @@ def _varying(flats: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _label(run: Run, flat: Mapping[str, Any], varying: Iterable[str]) -> str:
-    own = {k.rsplit(".", 1)[-1]: flat[k] for k in varying if k.startswith("policy.") and flat.get(k) is not None}
-    name = str(run.summary.get("policy", "?"))
+def _label(flat: Mapping[str, Any], flats: Iterable[Mapping[str, Any]]) -> str:
+    """The policy's name, with the parameters in which runs of this policy differ."""
+    name = str(flat.get("policy.name", "?"))
+    varying = _varying(other for other in flats if other.get("policy.name") == name)
+    own = {key.rsplit(".", 1)[-1]: flat.get(key) for key in varying if key.startswith("policy.")}
     return name if not own else name + " (" + ", ".join(f"{k}={v}" for k, v in own.items()) + ")"
 
 

@@ -1,0 +1,146 @@
+"""`tokencake run`: Hydra composes the configuration and launches sweeps, everything below takes plain values."""
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tokencake.experiments.comparison import flatten
+from tokencake.experiments.errors import UsageError, one_line
+from tokencake.experiments.groups import GROUPS, register
+from tokencake.experiments.job import Job, prepare
+from tokencake.experiments.naming import free_directory, job_names
+from tokencake.experiments.overrides import Command, check_options, check_single, explain, parse, sort_words
+from tokencake.experiments.results import SWEEP
+from tokencake.experiments.sweep import Sweep, finish, sweeping
+
+_CONF = Path(__file__).resolve().parent / "conf"
+
+
+def run(words: Sequence[str]) -> None:
+    """Run what the words say: one job, a sweep, or one of Hydra's informative flags.
+
+    Raises:
+        UsageError: anything that a user can get wrong; nothing has been written then.
+    """
+    register()
+    command = sort_words(words)
+    if command.flags:
+        _hydra_main([*command.flags, *(["-m"] if command.multirun else []), *command.overrides])
+        return
+    with _composing():
+        parsed = parse(command.overrides)
+        check_options(parsed, {group: _options(group) for group in GROUPS})
+        base = _compose([str(o.input_line) for o in parsed if not o.is_sweep_override()])
+        sweep = command.multirun or base.hydra.mode == RunMode.MULTIRUN
+        if sweep:
+            plan = _plan(base, parsed)
+        else:
+            check_single(parsed)
+            job = prepare(_plain(base))
+    if sweep:
+        _run_sweep(plan, command)
+    else:
+        job.run(job.out or free_directory("run"))
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(_CONF), job_name="tokencake", version_base="1.3"):
+        yield
+
+
+def _options(group: str) -> list[str]:
+    return list(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    try:
+        return compose("config", overrides=overrides, return_hydra_config=True)
+    except HydraException as error:
+        raise explain(error, _keys(overrides)) from error
+    except OmegaConfBaseException as error:
+        raise UsageError(one_line(str(error))) from error
+
+
+def _keys(overrides: list[str]) -> list[str]:
+    """Configuration keys there are with the groups that were chosen (for hints)."""
+    choices = [word for word in overrides if word.partition("=")[0].lstrip("+") in GROUPS]
+    try:
+        return [*GROUPS, *flatten(_plain(compose("config", overrides=choices)))]
+    except HydraException:
+        return []
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    own = {key: config._get_node(key) for key in config if key != "hydra"}
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(own), resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(one_line(str(error))) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _plan(base: DictConfig, parsed: list[Override]) -> Sweep:
+    """Compose and check every job of a sweep before the first one runs."""
+    params = parse(f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items())
+    typed = {o.get_key_element() for o in parsed}
+    swept = [o for o in params if o.get_key_element() not in typed] + [o for o in parsed if o.is_sweep_override()]
+    fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+    keys = [o.get_key_element() for o in swept]
+    values = [list(o.sweep_string_iterator()) if o.is_discrete_sweep() else [] for o in swept]
+    choices = [dict(zip(keys, combination, strict=True)) for combination in itertools.product(*values)]
+    jobs: list[Job] = []
+    for choice in choices:
+        job = prepare(_plain(_compose(fixed + [f"{key}={value}" for key, value in choice.items()])))
+        jobs.append(job)
+    for trace in {job.trace.identity: job.trace for job in jobs}.values():
+        trace.check()
+    names = job_names([{k.lstrip("+"): v for k, v in choice.items()} for choice in choices])
+    return Sweep(base.get("out"), bool(base.get("overwrite")), tuple(names))
+
+
+def _run_sweep(plan: Sweep, command: Command) -> None:
+    out = Path(plan.out) if plan.out else free_directory("sweep")
+    with sweeping(out, plan):
+        _hydra_main(["-m", *command.overrides, f"hydra.sweep.dir='{out.absolute()}'"])
+    finish(out)
+
+
+def _hydra_main(words: list[str]) -> None:
+    """Hand over to Hydra's own main, which knows launchers, sweepers and flags; its errors come back as exceptions."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    typed, sys.argv = sys.argv, ["tokencake", *words]
+    GlobalHydra.instance().clear()
+    try:
+        hydra.main(config_path=str(_CONF), config_name="config", version_base="1.3")(_sweep_job)()
+    except HydraException as error:
+        raise explain(error, []) from error
+    finally:
+        sys.argv = typed
+
+
+def _sweep_job(config: DictConfig) -> None:
+    """One job of a sweep, perhaps in another process."""
+    own = HydraConfig.get()
+    sweep_dir = Path(own.sweep.dir)
+    names = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))["jobs"]
+    number = int(own.job.num)
+    name = names[number] if number < len(names) else f"job-{number}"
+    prepare(_plain(config) | {"out": str(sweep_dir / name), "overwrite": False}).run(sweep_dir / name)

@@ -1,0 +1,1 @@
+"""The commands beside `tokencake run`; each module has `run(words)`."""

@@ -1,0 +1,39 @@
+"""`tokencake plot`: figures and tables from run directories."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from tokencake.experiments import tables
+from tokencake.experiments.comparison import collect
+from tokencake.experiments.arguments import Parser
+from tokencake.experiments.errors import UsageError
+from tokencake.experiments.plots import FIGURES, draw
+from tokencake.experiments.results import find_runs
+
+_FORMATS = ("png", "pdf", "svg")
+
+
+def run(words: Sequence[str]) -> None:
+    """Draw what the words ask for and say where it is.
+
+    Raises:
+        UsageError: no runs there, or the output cannot be written.
+    """
+    parser = Parser(prog="tokencake plot", description=f"Draws {', '.join(FIGURES)} and a table.")
+    parser.add_argument("directories", nargs="+", type=Path, metavar="RUN_OR_SWEEP_DIR")
+    parser.add_argument("--out", type=Path, help="where to write (default: figures/ in the first directory)")
+    parser.add_argument("--format", action="append", choices=_FORMATS, help="may be repeated; default: png and pdf")
+    chosen = parser.parse_args(words)
+    comparison = collect(find_runs(chosen.directories))
+    out = chosen.out or chosen.directories[0] / "figures"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written = draw(comparison, out, tuple(dict.fromkeys(chosen.format or ("png", "pdf"))))
+        written += tables.save(comparison, out)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
+    tables.show(comparison, Console())
+    for path in written:
+        print(path)

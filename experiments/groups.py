@@ -1,0 +1,42 @@
+"""Hydra groups made from what the code knows: policies, trace generators, hardware profiles.
+
+There is one file a policy, generator or profile already; a YAML file for each would only repeat it.
+"""
+
+from dataclasses import fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from tokencake.policies import registry
+from tokencake.sim.latency.profiles import profile_names
+from tokencake.traces.generators import GENERATORS
+
+GROUPS = ("policy", "trace", "hardware", "experiment")
+
+FILE_TRACE = {
+    "source": "file",
+    "path": None,
+    "arrivals": "trace",
+    "qps": None,
+    "cv": 2.0,
+}
+
+
+def register() -> None:
+    """Make the groups known to Hydra."""
+    store = ConfigStore.instance()
+    for name in registry.names():
+        params = {param.name: param.default for param in registry.describe(name).params}
+        store.store(group="policy", name=name, node={"name": name} | params)
+    store.store(group="policy", name="custom", node={"name": "custom", "target": None, "params": {}})
+    store.store(group="trace", name="file", node=FILE_TRACE)
+    for name, generator in GENERATORS.items():
+        store.store(group="trace", name=name, node={"source": name} | _parameters(generator))
+    for name in profile_names():
+        store.store(group="hardware", name=name, node={"profile": name})
+
+
+def _parameters(generator: type) -> dict[str, Any]:
+    """A generator's parameters and defaults; the seed is the run's."""
+    return {field.name: field.default for field in fields(generator) if field.name != "seed"}

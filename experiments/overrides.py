@@ -1,0 +1,140 @@
+"""The words after `tokencake run`, made into Hydra overrides, and Hydra's complaints made into one line."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+
+from tokencake.experiments.errors import UsageError, did_you_mean, one_line
+
+# Values that are paths or dotted names: taken as they stand where Hydra's grammar would stumble over a character.
+_VERBATIM = ("out", "trace.path", "hardware.profile", "policy.target")
+_ONCE = ("out", "overwrite", "host")
+_FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was typed, sorted.
+
+    Attributes:
+        flags: options for Hydra, such as `--cfg job`.
+        overrides: `key=value` words.
+        multirun: whether `-m` was among them.
+    """
+
+    flags: tuple[str, ...]
+    overrides: tuple[str, ...]
+    multirun: bool
+
+
+def sort_words(words: Sequence[str]) -> Command:
+    """Tell flags from overrides and repair what can be repaired.
+
+    Raises:
+        UsageError: a word that is neither.
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    multirun = False
+    rest = iter(words)
+    for word in rest:
+        if word in ("-m", "--multirun"):
+            multirun = True
+        elif word in _ONCE = ("out", "overwrite", "host")
+_FLAGS_WITH_VALUE:
+            flags += [word, *([value] if (value := next(rest, None)) is not None else [])]
+        elif word.startswith("-"):
+            flags.append(word)
+        elif "=" in word or word.startswith("~"):
+            overrides.append(_repaired(word))
+        else:
+            raise UsageError(f"{word!r}: neither a flag nor key=value (try: tokencake run --help)")
+    return Command(tuple(flags), tuple(overrides), multirun)
+
+
+def _repaired(word: str) -> str:
+    key, _, value = word.partition("=")
+    if key.startswith("policy.params."):  # free-form: any key may be set
+        return f"++{word}"
+    if key in _VERBATIM and not _parses(word):
+        return f"{key}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return word
+
+
+def _parses(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
+
+
+def parse(overrides: Iterable[str]) -> list[Override]:
+    """Parse overrides.
+
+    Raises:
+        UsageError: one that Hydra's grammar does not know.
+    """
+    parser = OverridesParser.create()
+    parsed = []
+    for word in overrides:
+        try:
+            parsed.append(parser.parse_override(word))
+        except (OverrideParseException, HydraException) as error:
+            raise UsageError(
+                f"{word!r}: not a valid override ({one_line(str(error)).split(' See http')[0]})"
+            ) from error
+    return parsed
+
+
+def check_options(parsed: Iterable[Override], options: Mapping[str, Sequence[str]]) -> None:
+    """Check choices such as `policy=` against what there is.
+
+    Raises:
+        UsageError: an unknown choice, or a sweep over what cannot be swept.
+    """
+    for override in parsed:
+        key = override.get_key_element().lstrip("+~")
+        if override.is_sweep_override() and key in _ONCE:
+            raise UsageError(f"{override.input_line}: {key} cannot be swept")
+        known = options.get(key)
+        if known is None or override.is_delete():
+            continue
+        values = override.sweep_string_iterator() if override.is_discrete_sweep() else iter([override.value()])
+        for value in values:
+            if str(value) not in known:
+                raise UsageError(f"{key}={value}: unknown {key}; {did_you_mean(str(value), known)}")
+
+
+def check_single(parsed: Iterable[Override]) -> None:
+    """Check that nothing is to be swept.
+
+    Raises:
+        UsageError: several values without -m.
+    """
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UsageError(f"{override.input_line}: several values need a sweep: tokencake run -m ...")
+
+
+def explain(error: HydraException, keys: Iterable[str]) -> UsageError:
+    """Say what Hydra said in one line; `keys` are the configuration keys there are."""
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        cause = one_line(str(error.__cause__ or ""))
+        if "not in struct" in cause or not cause:
+            return UsageError(f"{match[1]}: unknown key; {_closest(match[1], keys)}")
+        return UsageError(f"{match[1]}: {cause.split(' full_key:')[0]}")
+    if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        return UsageError(f"{match[1]}: no such configuration")
+    return UsageError(one_line(text))
+
+
+def _closest(key: str, keys: Iterable[str]) -> str:
+    group = key.rpartition(".")[0]
+    siblings = [k for k in keys if k.rpartition(".")[0] == group]
+    return did_you_mean(key, siblings or [k for k in keys if "." not in k])

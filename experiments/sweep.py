@@ -1,0 +1,64 @@
+"""The directory of a sweep: one run directory a job, and the tables over all of them."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from tokencake.experiments import tables
+from tokencake.experiments.comparison import collect
+from tokencake.experiments.results import SUMMARY, SWEEP, check_free, find_runs
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep will write.
+
+    Attributes:
+        out: its directory as the user gave it, if given.
+        overwrite: whether an existing sweep there is replaced.
+        jobs: directory names of its jobs, in order.
+    """
+
+    out: str | None
+    overwrite: bool
+    jobs: tuple[str, ...]
+
+
+@contextmanager
+def sweeping(out: Path, sweep: Sweep) -> Iterator[None]:
+    """Make the sweep's directory for the time its jobs run.
+
+    When a job fails, finished jobs are kept, unless there are none or an earlier sweep stood here: that one comes back.
+    """
+    check_free(out, sweep.overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent)) if out.exists() else None
+    if aside is not None:
+        out.rename(aside / out.name)
+    try:
+        out.mkdir()
+        (out / SWEEP).write_text(json.dumps({"jobs": list(sweep.jobs)}, indent=1) + "\n", encoding="utf-8")
+        yield
+    except BaseException:
+        if aside is not None or not any(out.rglob(SUMMARY)):
+            shutil.rmtree(out, ignore_errors=True)
+        if aside is not None:
+            (aside / out.name).rename(out)
+        raise
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def finish(out: Path) -> None:
+    """Write `sweep.csv`, `sweep.md` and `paired.csv` over the jobs, print the table, say where everything is."""
+    comparison = collect(find_runs([out]))
+    tables.save(comparison, out, name="sweep")
+    tables.show(comparison, Console())
+    print(f"{len(comparison.runs)} runs: {out} (sweep.csv, sweep.md); figures: tokencake plot {out}")
