@@ -1,0 +1,242 @@
+"""Makes a hardware profile for a model that tokencake does not ship."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, Final
+
+import yaml
+
+from tokencake.sim.latency.fit import geometric, monotone_curve, monotone_grid
+from tokencake.sim.latency.hardware import HardwareProfile
+from tokencake.sim.latency.kernels import PACKAGE, Kernels
+from tokencake.sim.latency.profiles import ProfileError, load_profile
+from tokencake.sim.latency.shape import GPUSpec, ModelShape
+from tokencake.sim.latency.table import LatencyTable, TableLatency
+
+MAX_CALLS: Final = 1024
+MAX_STEP_TOKENS: Final = 32_768
+MAX_CHUNK: Final = 16_384
+MAX_CONTEXT: Final = 262_144
+TOLERANCE: Final = 0.002
+"""Largest relative error of the curves at the points probed while they were made."""
+
+_PS_PER_MS: Final = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A device, and the settings that vLLM 0.32 or its data sheet gives it.
+
+    Attributes:
+        gpu: Memory as PyTorch reports it, data sheet's dense BF16 rate and bandwidth.
+        link_gb_s: Each way between GPU and host, in 10^9 bytes/s.
+        max_num_batched_tokens: vLLM's default for its server on this device.
+        max_num_seqs: Likewise.
+    """
+
+    gpu: GPUSpec
+    link_gb_s: float
+    max_num_batched_tokens: int
+    max_num_seqs: int
+
+
+SYSTEMS: Final[Mapping[str, System]] = {
+    "a100_sxm": System(GPUSpec("NVIDIA A100-SXM4-80GB", 79.2, 312.0, 2039.0), 25.0, 2048, 256),
+    "h100_sxm": System(GPUSpec("NVIDIA H100-SXM5-80GB", 79.2, 989.4, 3350.0), 50.0, 8192, 1024),
+    "h200_sxm": System(GPUSpec("NVIDIA H200-SXM-141GB", 139.8, 989.4, 4800.0), 50.0, 8192, 1024),
+}
+
+
+def build_profile(config_dir: str | Path, system: str, out: str | Path, *, overwrite: bool = False) -> HardwareProfile:
+    """Write a hardware profile, and its latency table beside it, and return the profile.
+
+    The table comes from measured kernels where ``aiconfigurator-core`` is installed (extra
+    ``hardware``); elsewhere the profile uses the roofline and no table is written.
+
+    Args:
+        config_dir: Folder with a Hugging Face ``config.json`` of a dense full-attention model.
+        system: One of `SYSTEMS`.
+        out: The profile to write, ``NAME.yaml``; the table is ``NAME.table.json``.
+        overwrite: Replace files that exist.
+
+    Raises:
+        ProfileError: Unknown system, unusable config, a model that does not fit, or ``out`` exists.
+    """
+    folder, path = Path(config_dir), Path(out)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ProfileError(f"out must end in .yaml, got {path}")
+    table_path = path.with_suffix(".table.json")
+    for existing in (path, table_path):
+        if existing.exists() and not overwrite:
+            raise ProfileError(f"{existing} exists; overwrite it explicitly")
+    device = _system(system)
+    model, max_model_len = read_config(folder)
+    try:
+        table = build_table(folder, system)
+    except ModuleNotFoundError:
+        table = None
+    latency: dict[str, Any] = {"kind": "roofline"} if table is None else {"kind": "table", "file": table_path.name}
+    engine = {
+        "max_model_len": max_model_len,
+        "max_num_batched_tokens": device.max_num_batched_tokens,
+        "max_num_seqs": device.max_num_seqs,
+    }
+    source = f"{PACKAGE}'s kernels" if table else "the roofline"
+    profile = {
+        "description": f"{model.name} on one {device.gpu.name}; step times from {source}.",
+        "model": asdict(model),
+        "gpu": asdict(device.gpu),
+        "engine": engine,
+        "link": {"d2h_gb_s": device.link_gb_s, "h2d_gb_s": device.link_gb_s},
+        "latency": latency,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if table is not None:
+        table_path.write_text(table.to_json(), encoding="utf-8")
+    path.write_text(yaml.safe_dump(profile, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return load_profile(path)
+
+
+def build_table(config_dir: str | Path, system: str) -> LatencyTable:
+    """Make a latency table from measured kernels, with its held-out error under ``source``.
+
+    Raises:
+        ModuleNotFoundError: ``aiconfigurator-core`` is not installed.
+        ProfileError: Unknown system, or a model that the package or this project cannot model.
+    """
+    _system(system)
+    folder = Path(config_dir)
+    model, _ = read_config(folder)
+    try:
+        kernels = Kernels(folder, system, model)
+    except ValueError as error:
+        raise ProfileError(" ".join(str(error).split())) from None
+    table = LatencyTable(
+        layers=monotone_curve(kernels.layers_ms, MAX_STEP_TOKENS, TOLERANCE),
+        head=monotone_curve(kernels.head_ms, MAX_CALLS, TOLERANCE),
+        prefill_attention=monotone_grid(
+            kernels.prefill_attention_ms,
+            [1, 2, 4, 8, *geometric(16, MAX_CHUNK, 4)],
+            [0, 16, 32, 64, 128, 192, *geometric(256, MAX_CONTEXT, 2)],
+        ),
+        decode_attention=monotone_grid(
+            kernels.decode_attention_ms,
+            [1, 2, 3, *geometric(4, MAX_CALLS, 2)],
+            [1, 16, 32, 64, 96, *geometric(128, MAX_CONTEXT, 2)],
+        ),
+        measured=replace(
+            kernels.measured,
+            decodes=min(kernels.measured.decodes, MAX_CALLS),
+            step_tokens=min(kernels.measured.step_tokens, MAX_STEP_TOKENS),
+        ),
+        source={},
+    )
+    source = kernels.provenance | {"system": system, "model": asdict(model)}
+    return replace(table, source=source | {"held_out": held_out(table, kernels)})
+
+
+def held_out(table: LatencyTable, kernels: Kernels, points: int = 400, seed: int = 1) -> dict[str, dict[str, float]]:
+    """Return the table's relative error at random steps, in percent: median, p95 and max by kind.
+
+    Sizes are drawn log-uniformly over the measured range: up to 256 calls, 8,192 new tokens.
+    """
+    rng = random.Random(seed)
+    model = TableLatency(table)
+    measured = table.measured
+
+    def draw(low: int, high: int) -> int:
+        return int(low * (high / low) ** rng.random())
+
+    def decode() -> tuple[int, int]:
+        calls = draw(1, 256)
+        return calls, draw(32, min(measured.decode_context, measured.decode_context_sum // calls))
+
+    def chunk() -> tuple[int, int]:
+        new = draw(16, 8192)
+        return new, draw(16, measured.prefill_length - new)
+
+    def decode_error() -> float:
+        calls, context = decode()
+        return model.decode_ps(calls, calls * context) / _PS_PER_MS / kernels.decode_ms(calls, context)
+
+    def prefill_error() -> float:
+        new, context = chunk()
+        return model.prefill_ps(new, context) / _PS_PER_MS / kernels.prefill_ms(new, context)
+
+    def mixed_error() -> float:
+        new, before = chunk()
+        calls, context = decode()
+        time = model.step_ps([(new, before)], calls, calls * context) / _PS_PER_MS
+        return time / kernels.mixed_ms(new, before, calls, context)
+
+    return {
+        "decode": _spread(decode_error, points),
+        "prefill": _spread(prefill_error, points),
+        "mixed": _spread(mixed_error, points),
+    }
+
+
+def read_config(config_dir: Path) -> tuple[ModelShape, int]:
+    """Return the shape and the longest context in a folder with a Hugging Face ``config.json``.
+
+    Raises:
+        ProfileError: No such file, a key is missing, or the model is not a dense decoder.
+    """
+    path = config_dir / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot read the model's config: {error.strerror}") from None
+    except ValueError as error:
+        raise ProfileError(f"{path}: not JSON: {error}") from None
+    sparse = [key for key in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(key)]
+    if sparse or config.get("use_sliding_window"):
+        raise ProfileError(f"{path}: only dense full-attention models are supported")
+    if config.get("quantization_config"):
+        raise ProfileError(f"{path}: quantization_config must be absent: only 16-bit models are supported")
+
+    def number(key: str) -> int:
+        value = config.get(key)
+        if type(value) is not int:
+            raise ProfileError(f"{path}: {key} must be a whole number, got {value!r}")
+        return value
+
+    heads, hidden = number("num_attention_heads"), number("hidden_size")
+    try:
+        model = ModelShape(
+            name=Path(config.get("_name_or_path") or config_dir.resolve().name).name,
+            layers=number("num_hidden_layers"),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=number("num_key_value_heads") if config.get("num_key_value_heads") else heads,
+            head_dim=number("head_dim") if config.get("head_dim") else hidden // max(1, heads),
+            intermediate=number("intermediate_size"),
+            vocab=number("vocab_size"),
+            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        )
+    except ProfileError:
+        raise
+    except ValueError as error:
+        raise ProfileError(f"{path}: {error}") from None
+    return model, number("max_position_embeddings")
+
+
+def _spread(ratio: Callable[[], float], points: int) -> dict[str, float]:
+    errors = sorted(abs(ratio() - 1) * 100 for _ in range(points))
+    p95 = quantiles(errors, n=20)[-1]
+    return {"median": round(median(errors), 2), "p95": round(p95, 2), "max": round(errors[-1], 2)}
+
+
+def _system(name: str) -> System:
+    if name not in SYSTEMS:
+        close = get_close_matches(name, SYSTEMS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(SYSTEMS)})"
+        raise ProfileError(f"unknown system {name!r}{hint}")
+    return SYSTEMS[name]
