@@ -95,7 +95,7 @@ class Scale:
             ValueError: A factor is not > 0, or the overhead is negative.
         """
         for name, factor in (("prefill_factor", prefill_factor), ("decode_factor", decode_factor)):
-            if not round(factor * _PPM) > 0:
+            if not (factor > 0 and round(factor * _PPM) > 0):
                 raise ValueError(f"{name} must be > 0, got {factor}")
         if not overhead_us >= 0:
             raise ValueError(f"overhead_us must be >= 0, got {overhead_us}")

@@ -16,7 +16,7 @@ import yaml
 from tokencake.sim.latency.fit import geometric, monotone_curve, monotone_grid
 from tokencake.sim.latency.hardware import HardwareProfile
 from tokencake.sim.latency.kernels import PACKAGE, Kernels
-from tokencake.sim.latency.profiles import ProfileError, load_profile
+from tokencake.sim.latency.profiles import ProfileError, parse_profile
 from tokencake.sim.latency.shape import GPUSpec, ModelShape
 from tokencake.sim.latency.table import LatencyTable, TableLatency
 
@@ -54,7 +54,14 @@ SYSTEMS: Final[Mapping[str, System]] = {
 }
 
 
-def build_profile(config_dir: str | Path, system: str, out: str | Path, *, overwrite: bool = False) -> HardwareProfile:
+def build_profile(
+    config_dir: str | Path,
+    system: str,
+    out: str | Path,
+    *,
+    max_model_len: int | None = None,
+    overwrite: bool = False,
+) -> HardwareProfile:
     """Write a hardware profile, and its latency table beside it, and return the profile.
 
     The table comes from measured kernels where ``aiconfigurator-core`` is installed (extra
@@ -64,6 +71,7 @@ def build_profile(config_dir: str | Path, system: str, out: str | Path, *, overw
         config_dir: Folder with a Hugging Face ``config.json`` of a dense full-attention model.
         system: One of `SYSTEMS`.
         out: The profile to write, ``NAME.yaml``; the table is ``NAME.table.json``.
+        max_model_len: Most tokens of a call; the config's own limit by default.
         overwrite: Replace files that exist.
 
     Raises:
@@ -77,19 +85,19 @@ def build_profile(config_dir: str | Path, system: str, out: str | Path, *, overw
         if existing.exists() and not overwrite:
             raise ProfileError(f"{existing} exists; overwrite it explicitly")
     device = _system(system)
-    model, max_model_len = read_config(folder)
+    model, longest = read_config(folder)
     try:
         table = build_table(folder, system)
     except ModuleNotFoundError:
         table = None
     latency: dict[str, Any] = {"kind": "roofline"} if table is None else {"kind": "table", "file": table_path.name}
     engine = {
-        "max_model_len": max_model_len,
+        "max_model_len": longest if max_model_len is None else max_model_len,
         "max_num_batched_tokens": device.max_num_batched_tokens,
         "max_num_seqs": device.max_num_seqs,
     }
     source = f"{PACKAGE}'s kernels" if table else "the roofline"
-    profile = {
+    data = {
         "description": f"{model.name} on one {device.gpu.name}; step times from {source}.",
         "model": asdict(model),
         "gpu": asdict(device.gpu),
@@ -97,11 +105,12 @@ def build_profile(config_dir: str | Path, system: str, out: str | Path, *, overw
         "link": {"d2h_gb_s": device.link_gb_s, "h2d_gb_s": device.link_gb_s},
         "latency": latency,
     }
+    profile = parse_profile(data, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if table is not None:
         table_path.write_text(table.to_json(), encoding="utf-8")
-    path.write_text(yaml.safe_dump(profile, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return load_profile(path)
+    path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return profile
 
 
 def build_table(config_dir: str | Path, system: str) -> LatencyTable:

@@ -9,6 +9,7 @@ returns these three), which is the decomposition that the tables use.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import version
@@ -42,6 +43,8 @@ class Kernels:
         from aiconfigurator_core import AicEngine  # an optional extra
         from aiconfigurator_core.sdk.engine import EngineHandle
 
+        # It warns about tables of other attention kinds, which dense models never touch.
+        logging.getLogger("aiconfigurator_core").setLevel(logging.ERROR)
         self._model = model
         try:
             self._handle = EngineHandle.compile(str(config_dir.resolve()), system, "vllm")

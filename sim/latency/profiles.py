@@ -61,14 +61,26 @@ def load_profile(source: str | Path) -> HardwareProfile:
         raise ProfileError(f"{path}: cannot read the hardware profile: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    profile = parse_profile(data, path)
     try:
-        profile = _profile(data, path)
         profile.latency_model()
     except OSError as error:
         raise ProfileError(f"{path}: latency.file: cannot read {error.filename}: {error.strerror}") from None
     except ValueError as error:
         raise ProfileError(f"{path}: {error}") from None
     return profile
+
+
+def parse_profile(data: object, path: Path) -> HardwareProfile:
+    """Return the profile that a YAML file at ``path`` with this content is; its table is not read.
+
+    Raises:
+        ProfileError: Unknown or missing key, or a bad value.
+    """
+    try:
+        return _profile(data, path)
+    except ValueError as error:
+        raise ProfileError(f"{path}: {error}") from None
 
 
 def _profile(data: object, path: Path) -> HardwareProfile:
@@ -81,9 +93,11 @@ def _profile(data: object, path: Path) -> HardwareProfile:
     latency = dict(sections["latency"])
     kind = latency.get("kind")
     if "params" in latency:
-        if not isinstance(kind, str) or kind not in _PARAMS:
-            raise ValueError(f"latency.params is not for kind {kind!r}")
-        latency["params"] = _build(_PARAMS[kind], _mapping(latency["params"], "latency.params"), "latency.params")
+        if kind == "table":
+            raise ValueError("latency.params is not for kind 'table'")
+        params = _mapping(latency.pop("params"), "latency.params")
+        if isinstance(kind, str) and kind in _PARAMS:
+            latency["params"] = _build(_PARAMS[kind], params, "latency.params")
     if isinstance(latency.get("file"), str):
         latency["file"] = path.parent / str(latency["file"])
     return HardwareProfile(
