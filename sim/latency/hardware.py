@@ -131,6 +131,11 @@ class HardwareProfile:
         object.__setattr__(self, "gpu_blocks", self._gpu_blocks())
 
     @property
+    def usable_blocks(self) -> int:
+        """KV blocks that calls can hold: `gpu_blocks` less the null block."""
+        return self.gpu_blocks - 1
+
+    @property
     def block_bytes(self) -> int:
         """Bytes of one KV block."""
         return self.model.kv_bytes_per_token * self.engine.block_size

@@ -60,7 +60,7 @@ def test_the_measured_a800():
 
 def test_the_tiny_cpu():
     profile = load_profile("cpu-tiny")
-    assert (profile.gpu_blocks - 1, profile.engine.block_size, profile.model.kv_bytes_per_token) == (119, 32, 4096)
+    assert (profile.usable_blocks, profile.engine.block_size, profile.model.kv_bytes_per_token) == (119, 32, 4096)
 
 
 def test_a_file_of_ones_own(tmp_path: Path):
