@@ -3,12 +3,14 @@
 There is one file a policy, generator or profile already; a YAML file for each would only repeat it.
 """
 
-from dataclasses import fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from tokencake.experiments.settings import PROFILE_KEYS, Bounds
 from tokencake.policies import registry
+from tokencake.sim.config import EngineConfig, LinkConfig, WorkloadConfig
 from tokencake.sim.latency.profiles import profile_names
 from tokencake.traces.generators import GENERATORS
 
@@ -26,6 +28,7 @@ FILE_TRACE = {
 def register() -> None:
     """Make the groups known to Hydra."""
     store = ConfigStore.instance()
+    store.store(name="host_defaults", node=_host())
     for name in registry.names():
         params = {param.name: param.default for param in registry.describe(name).params}
         store.store(group="policy", name=name, node={"name": name} | params)
@@ -35,6 +38,20 @@ def register() -> None:
         store.store(group="trace", name=name, node={"source": name} | _parameters(generator))
     for name in profile_names():
         store.store(group="hardware", name=name, node={"profile": name})
+
+
+def _host() -> dict[str, Any]:
+    """Host settings and their defaults; null is what the hardware profile says."""
+    engine = {
+        f.name: None if f.name in PROFILE_KEYS or f.default is MISSING else f.default for f in fields(EngineConfig)
+    }
+    return {
+        "engine": engine | {"cpu_gib": 64.0},
+        "link": {f.name: None for f in fields(LinkConfig) if f.name != "free"},
+        "workload": asdict(WorkloadConfig()),
+        "bounds": asdict(Bounds()),
+        "noise": 0.5,
+    }
 
 
 def _parameters(generator: type) -> dict[str, Any]:

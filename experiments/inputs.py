@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from tokencake.experiments.errors import UsageError, did_you_mean
+from tokencake.experiments.settings import build
 from tokencake.traces.arrivals import Arrivals
-from tokencake.traces.generators import GENERATORS
-from tokencake.traces.io import programs_sha256, read_trace, trace_sha256
-from tokencake.traces.schema import Header, Program
+from tokencake.traces.generators import GENERATORS, Generator
+from tokencake.traces.importers import detect_and_import, native
+from tokencake.traces.io import programs_sha256, trace_sha256
+from tokencake.traces.schema import Program
 
 
 class TraceInput(Protocol):
@@ -31,37 +32,128 @@ class TraceInput(Protocol):
     def programs(self) -> Iterator[Program]:
         """The programs, with the arrival times of this run."""
 
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """Liberties taken with the input in the last pass, and how often."""
+
     def check(self) -> None:
         """Read all of it once; raises what is wrong with it."""
 
 
-@dataclass(frozen=True)
 class FileTrace:
-    """A trace file."""
+    """A trace file, or whatever an importer understands."""
 
-    path: Path
-    arrivals: Arrivals
+    def __init__(self, path: Path, arrivals: Arrivals) -> None:
+        """Open the file and find out what it is.
+
+        Raises:
+            BadInput: it cannot be read, or nobody understands it.
+        """
+        self._path = path
+        self._arrivals = arrivals
+        header, _, self._report = detect_and_import(path)
+        self._name = header.name
 
     @property
     def name(self) -> str:
-        """The name in the file's header."""
-        return read_trace(self.path).header.name
+        """The name in the trace's header."""
+        return self._name
 
     @property
     def identity(self) -> object:
         """The path."""
-        return self.path
+        return self._path
 
     @property
     def sha256(self) -> str:
-        """Digest of the uncompressed file."""
-        return trace_sha256(self.path)
+        """Digest of the uncompressed trace file; of what an import would write, for others' files."""
+        header, programs, report = detect_and_import(self._path)
+        return trace_sha256(self._path) if report.source == native.SOURCE else programs_sha256(header, programs)
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """Rules for odd data that the last full pass had to apply, and how often."""
+        return self._report.rules
 
     def programs(self) -> Iterator[Program]:
-        """The programs, retimed."""
-        return self.arrivals.retime(read_trace(self.path))
+        """The programs, with the arrival times of this run."""
+        _, programs, self._report = detect_and_import(self._path)
+        return self._arrivals.retime(programs)
 
     def check(self) -> None:
         """Validate every line."""
-        for _ in read_trace(self.path):
+        for _ in self.programs():
             pass
+
+
+@dataclass(frozen=True)
+class GeneratedTrace:
+    """The programs of a generator."""
+
+    source: str
+    generator: Generator
+
+    @property
+    def name(self) -> str:
+        """The name in the trace's header."""
+        return self.generator.header().name
+
+    @property
+    def identity(self) -> object:
+        """The generator with its parameters."""
+        return self.generator
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file that `tokencake trace generate` would write."""
+        return programs_sha256(self.generator.header(), self.generator.programs())
+
+    def programs(self) -> Iterator[Program]:
+        """The programs; their arrival times are the generator's."""
+        return self.generator.programs()
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """None: nothing is odd about made programs."""
+        return {}
+
+    def check(self) -> None:
+        """Nothing: a generator makes valid programs, and its parameters were checked when it was made."""
+
+
+def open_input(values: Mapping[str, Any], seed: int) -> TraceInput:
+    """The trace that a configuration's `trace` section names.
+
+    Raises:
+        UsageError: unknown keys or values.
+        BadInput: the file is missing or its first line is wrong.
+    """
+    params = {key: value for key, value in values.items() if key != "source"}
+    source = values.get("source")
+    if source == "file":
+        return _open_file(params, seed)
+    if source not in GENERATORS:
+        raise UsageError(
+            f"trace.source={source}: unknown generator; {did_you_mean(str(source), ['file', *GENERATORS])}"
+        )
+    return GeneratedTrace(str(source), make_generator(str(source), params | {"seed": seed}))
+
+
+def make_generator(name: str, params: Mapping[str, Any], where: str = "trace") -> Generator:
+    """A generator with checked parameters.
+
+    Raises:
+        UsageError: naming the parameter, the rule and the value.
+    """
+    return build(GENERATORS[name], params, where)
+
+
+def _open_file(params: Mapping[str, Any], seed: int) -> FileTrace:
+    path = params.get("path")
+    if not isinstance(path, str):
+        raise UsageError(
+            "trace.path: missing; give a file, or choose a generator: trace=" + ", trace=".join(GENERATORS)
+        )
+    process = {key: value for key, value in params.items() if key not in ("path", "arrivals")}
+    arrivals = build(Arrivals, process | {"process": params.get("arrivals", "trace"), "seed": seed}, "trace")
+    return FileTrace(Path(path), arrivals)

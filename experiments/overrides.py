@@ -44,8 +44,7 @@ def sort_words(words: Sequence[str]) -> Command:
     for word in rest:
         if word in ("-m", "--multirun"):
             multirun = True
-        elif word in _ONCE = ("out", "overwrite", "host")
-_FLAGS_WITH_VALUE:
+        elif word in _FLAGS_WITH_VALUE:
             flags += [word, *([value] if (value := next(rest, None)) is not None else [])]
         elif word.startswith("-"):
             flags.append(word)

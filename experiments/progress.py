@@ -1,6 +1,7 @@
-"""Progress of long work: a bar on a terminal, a few plain lines elsewhere; always on stderr."""
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere; always on stderr."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 Report = Callable[[int, int], None]
+_EVERY_S = 10.0  # seconds between two plain lines
 
 
 @contextmanager
@@ -30,13 +32,13 @@ def progress(label: str, unit: str) -> Iterator[Report]:
 
 
 def _plain(label: str, unit: str) -> Report:
-    shown = -1
+    last = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        nonlocal shown
-        quarter = 4 * done // total if total else 0
-        if quarter > max(shown, 0) and done < total:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _EVERY_S:
+            last = now
             print(f"{label}: {done} of {total} {unit}", file=sys.stderr, flush=True)
-        shown = max(shown, quarter)
 
     return report

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from tokencake.experiments import tables
 from tokencake.experiments.comparison import collect
 from tokencake.experiments.results import SUMMARY, SWEEP, check_free, find_runs
@@ -60,5 +58,5 @@ def finish(out: Path) -> None:
     """Write `sweep.csv`, `sweep.md` and `paired.csv` over the jobs, print the table, say where everything is."""
     comparison = collect(find_runs([out]))
     tables.save(comparison, out, name="sweep")
-    tables.show(comparison, Console())
+    tables.show(comparison)
     print(f"{len(comparison.runs)} runs: {out} (sweep.csv, sweep.md); figures: tokencake plot {out}")

@@ -22,6 +22,9 @@ _SHOWN = (
 )
 
 
+_WIDTH = 140
+
+
 def _cell(row: Any, metric: str, form: str) -> str:
     mean, low, high = (row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
     text = form.format(mean)
@@ -69,12 +72,15 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join([*lines, "", caption(comparison), ""])
 
 
-def show(comparison: Comparison, console: Console) -> None:
-    """Print the table."""
+def show(comparison: Comparison) -> None:
+    """Print the table; where there is no terminal, at a width that breaks no line."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
     head, body = rows(comparison)
     table = Table(caption=caption(comparison), caption_justify="left")
     for i, title in enumerate(head):
-        table.add_column(title, justify="right" if i >= len(head) - len(_SHOWN) else "left", no_wrap=False)
+        table.add_column(title, justify="right" if i >= len(head) - len(_SHOWN) else "left", no_wrap=title == "policy")
     load_column = head.index(comparison.load.rsplit(".", 1)[-1]) if comparison.load else None
     for i, cells in enumerate(body):
         last = load_column is not None and i + 1 < len(body) and body[i + 1][load_column] != cells[load_column]

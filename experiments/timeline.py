@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tokencake.traces.graph import topological_order
+from tokencake.traces.schema import Program, ToolNode
+
 Columns = Mapping[str, Sequence[Any]]
 Event = dict[str, Any]
 
@@ -65,6 +68,30 @@ class _Tracks:
     def slice(self, pid: int, tid: int, name: str, kind: str, start: float, finish: float, args: Event) -> None:
         event = {"ph": "X", "name": name, "cat": kind, "pid": pid, "tid": tid, "ts": _micro(start)}
         self.events.append(event | {"dur": _micro(finish - start), "args": args})
+
+
+def tool_spans(trace: Iterable[Program], programs: Columns, calls: Columns, *, timed: bool) -> list[ToolSpan]:
+    """When the tools of finished programs ran: a tool starts when all it waits for has ended, and its delay has passed.
+
+    Tools take no resource, so their times follow from the calls' and need no table of their own.
+    """
+    ends = {(p, c): end for p, c, end in zip(calls["program"], calls["call"], calls["finish_s"], strict=True)}
+    arrivals = dict(zip(programs["program"], programs["arrival_s"], strict=True))
+    spans = []
+    for program in trace:
+        for node in (program.nodes[i] for i in topological_order(program.nodes)):
+            if not isinstance(node, ToolNode):
+                continue
+            after = [ends.get((program.program, before)) for before in node.after]
+            if None in after:
+                continue  # refused before it got here
+            ready = max((end for end in after if end is not None), default=arrivals[program.program])
+            start = ready + node.delay_s
+            if timed and node.at_s is not None:
+                start = max(start, node.at_s)
+            ends[program.program, node.id] = start + node.duration_s
+            spans.append(ToolSpan(program.program, node.id, node.tool, start, start + node.duration_s))
+    return spans
 
 
 def build(programs: Columns, calls: Columns, transfers: Columns, kv: Columns, tools: Sequence[ToolSpan]) -> Event:

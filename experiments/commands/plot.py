@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from tokencake.experiments import tables
-from tokencake.experiments.comparison import collect
 from tokencake.experiments.arguments import Parser
+from tokencake.experiments.comparison import collect
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.plots import FIGURES, draw
 from tokencake.experiments.results import find_runs
@@ -34,6 +32,6 @@ def run(words: Sequence[str]) -> None:
         written += tables.save(comparison, out)
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
-    tables.show(comparison, Console())
+    tables.show(comparison)
     for path in written:
         print(path)

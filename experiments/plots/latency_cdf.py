@@ -27,8 +27,8 @@ def load_title(comparison: Comparison, value: Any) -> str:
     """What a panel shows."""
     if comparison.load is None:
         return ""
-    unit = " programs/s" if comparison.load == "trace.qps" else f" {comparison.load.rsplit('.', 1)[-1]}"
-    return f"{value:g}{unit}" if isinstance(value, int | float | np.number) else f"{value}{unit}"
+    shown = f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
+    return f"arrival rate {shown}/s" if comparison.load == "trace.qps" else f"{comparison.load} {shown}"
 
 
 def latency_cdf(comparison: Comparison) -> Figure:

@@ -38,7 +38,7 @@ def memory(comparison: Comparison) -> Figure | None:
     if not tables:
         return None
     end = max(float(table["time_s"].iloc[-1]) for table in tables.values())
-    columns = min(len(tables), 2)
+    columns = 2 if len(tables) == 4 else min(len(tables), 3)
     rows = -(-len(tables) // columns)
     figure, axes = new_figure(PAGE_IN, 0.5 + 1.55 * rows, columns=columns, rows=rows, sharex=True, sharey=True)
     for axis, (policy, table) in zip(axes, tables.items(), strict=False):

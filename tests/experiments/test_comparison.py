@@ -1,5 +1,4 @@
 import pytest
-from rich.console import Console
 
 from tokencake.experiments import tables
 from tokencake.experiments.comparison import aggregate, collect, paired
@@ -45,10 +44,9 @@ def test_one_run_has_no_interval_and_no_pairs(fake_run, tmp_path):
     assert [p.name for p in tables.save(comparison, tmp_path)] == ["table.csv", "table.md"]
 
 
-def test_the_table_shows_every_policy_at_every_load(comparison, tmp_path):
-    console = Console(record=True, width=140)
-    tables.show(comparison, console)
-    text = console.export_text()
+def test_the_table_shows_every_policy_at_every_load(comparison, tmp_path, capsys):
+    tables.show(comparison)
+    text = capsys.readouterr().out
     assert text.count("vllm-offload") == 3
     assert "±" in text
     written = tables.save(comparison, tmp_path)

@@ -1,0 +1,56 @@
+"""`tokencake hardware`: the profiles there are, and new ones from a model's config."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tokencake.experiments.arguments import Parser
+from tokencake.experiments.errors import UsageError
+from tokencake.sim.latency.build import SYSTEMS, build_profile
+from tokencake.sim.latency.profiles import ProfileError, load_profile, profile_names
+
+
+def run(words: Sequence[str]) -> None:
+    """List the profiles, or build one.
+
+    Raises:
+        UsageError: an unknown device, an unusable model config, or an output that is there already.
+    """
+    parser = Parser(prog="tokencake hardware", description="Lists the hardware profiles, or builds one.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    actions.add_parser("list", help="name the shipped profiles (the default)")
+    build = actions.add_parser("build", help="make a profile: measured kernels with tokencake[hardware], else roofline")
+    build.add_argument("model", type=Path, help="folder with a Hugging Face config.json")
+    build.add_argument("system", help=", ".join(SYSTEMS))
+    build.add_argument("out", type=Path, help="profile to write, NAME.yaml; use it with hardware.profile=NAME.yaml")
+    build.add_argument("--max-model-len", type=int, help="most tokens of a call (default: the model's own limit)")
+    build.add_argument("--overwrite", action="store_true", help="replace the files if they are there")
+    chosen = parser.parse_args(words)
+    try:
+        _ACTIONS[chosen.action or "list"](chosen)
+    except ProfileError as error:
+        raise UsageError(str(error)) from error
+
+
+def _list(_: Any) -> None:
+    table = Table("profile", "GPU blocks", "tokens", "step time", "what", box=box.SIMPLE, pad_edge=False)
+    for name in profile_names():
+        profile = load_profile(name)
+        tokens = (profile.gpu_blocks - 1) * profile.engine.block_size
+        row = (f"{profile.gpu_blocks - 1:,} x {profile.engine.block_size}", f"{tokens:,}", profile.latency.kind)
+        table.add_row(name, *row, profile.description)
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def _build(chosen: Any) -> None:
+    options = {"max_model_len": chosen.max_model_len, "overwrite": chosen.overwrite}
+    profile = build_profile(chosen.model, chosen.system, chosen.out, **options)
+    print(f"{chosen.out}: {profile.description} ({profile.latency.kind}); use it with hardware.profile={chosen.out}")
+
+
+_ACTIONS: Mapping[str, Callable[[Any], None]] = {"list": _list, "build": _build}

@@ -1,0 +1,125 @@
+"""One run: everything checked first, then simulated, then written in one go."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokencake.experiments.errors import UsageError, did_you_mean
+from tokencake.experiments.inputs import TraceInput, open_input
+from tokencake.experiments.progress import progress
+from tokencake.experiments.results import Table, check_free, replacing, write_run
+from tokencake.experiments.settings import profile_of, sim_config
+from tokencake.experiments.timeline import build, tool_spans
+from tokencake.policies import registry
+from tokencake.policies.api import Policy
+from tokencake.sim.config import SimConfig
+from tokencake.sim.run import simulate
+
+_HOSTS = ("sim", "virtual", "live")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to go.
+
+    Attributes:
+        config: the resolved configuration, as it is written to `config.yaml`.
+        trace: what is replayed.
+        sim: the simulator's configuration.
+        policy: makes a fresh policy.
+        out: where the results go, if the user said so.
+    """
+
+    config: Mapping[str, Any]
+    trace: TraceInput
+    sim: SimConfig
+    policy: Callable[[], Policy]
+    out: Path | None
+
+    def run(self, out: Path) -> None:
+        """Simulate, write the run directory and say where it is."""
+        label = f"{self.config['policy']['name']} on {self.trace.name}"
+        with progress(label, "programs") as report:
+            result = simulate(self.trace.programs(), self.sim, self.policy(), progress=report)
+        tables = {name: getattr(result, name) for name in ("programs", "calls", "transfers", "kv")}
+        timeline = self._timeline(tables) if self.config["timeline"] else None
+        with replacing(out, bool(self.config["overwrite"])) as directory:
+            write_run(
+                directory,
+                config=dict(self.config) | {"out": str(out)},
+                summary=self._head() | result.summary,
+                tables=tables,
+                timing=result.timing,
+                decisions=result.decisions if self.config["decisions"] else None,
+                timeline=timeline,
+            )
+        for rule, times in self.trace.notes.items():
+            print(f"{self.trace.name}: {rule} ({times} times)", file=sys.stderr)
+        print(_report(label, result.summary, out))
+
+    def _timeline(self, tables: Mapping[str, Table]) -> object:
+        programs, calls = tables["programs"].columns, tables["calls"].columns
+        timed = self.sim.workload.calls == "timed"
+        spans = tool_spans(self.trace.programs(), programs, calls, timed=timed)
+        return build(programs, calls, tables["transfers"].columns, tables["kv"].columns, spans)
+
+    def _head(self) -> dict[str, Any]:
+        """What identifies the run, before what the host found out."""
+        policy = {key: value for key, value in self.config["policy"].items() if key != "name"}
+        return {
+            "host": self.config["host"],
+            "policy": self.config["policy"]["name"],
+            "policy_params": policy,
+            "hardware": self.config["hardware"]["profile"],
+            "seed": self.sim.seed,
+            "trace": self.trace.name,
+            "trace_sha256": self.trace.sha256,
+        }
+
+
+def prepare(config: Mapping[str, Any]) -> Job:
+    """Check a composed configuration and build what a run needs; writes nothing.
+
+    Raises:
+        UsageError: a value that cannot be used.
+        BadInput: the trace's first line is wrong.
+    """
+    host = config["host"]
+    if host not in _HOSTS:
+        raise UsageError(f"host={host}: unknown host; {did_you_mean(str(host), _HOSTS)}")
+    if host != "sim":
+        raise UsageError(f"host={host}: the vLLM hosts are not part of this version; use host=sim")
+    for key in ("overwrite", "timeline"):
+        if not isinstance(config[key], bool):
+            raise UsageError(f"{key}: must be true or false, got {config[key]!r}")
+    out = config["out"]
+    if out is not None:
+        check_free(Path(str(out)), config["overwrite"])
+    policy = _policy(config["policy"])
+    profile = profile_of(config)
+    sim = sim_config(config, profile)
+    trace = open_input(config["trace"], sim.seed)
+    resolved = dict(config) | {"engine": asdict(sim.engine), "link": asdict(sim.link)}
+    return Job(resolved, trace, sim, policy, Path(str(out)) if out is not None else None)
+
+
+def _policy(values: Mapping[str, Any]) -> Callable[[], Policy]:
+    """A maker of policies; one is made at once, to find mistakes before anything runs."""
+    params = {key: value for key, value in values.items() if key != "name"}
+    make = partial(registry.create, values["name"], params)
+    try:
+        make()
+    except registry.PolicyError as error:
+        raise UsageError(str(error)) from error
+    return make
+
+
+def _report(label: str, summary: Mapping[str, Any], out: Path) -> str:
+    latency = summary["program_latency_s"]
+    return (
+        f"{label}: mean latency {latency['mean']:.1f} s, p95 {latency['p95']:.1f} s, "
+        f"makespan {summary['makespan_s']:.1f} s, {summary['preemptions']} preemptions -> {out}"
+    )

@@ -1,0 +1,133 @@
+"""From a composed configuration to the frozen values that a host takes."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from tokencake.experiments.errors import UsageError, did_you_mean
+from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
+from tokencake.sim.latency.hardware import HardwareProfile
+from tokencake.sim.latency.profiles import load_profile
+
+_GIB = 2**30
+# Engine settings that a hardware profile answers, or that follow from it.
+_OF_PROFILE = ("block_size", "max_num_batched_tokens", "max_num_seqs", "max_model_len", "async_scheduling")
+PROFILE_KEYS = ("gpu_blocks", "cpu_blocks", *_OF_PROFILE)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Upper bounds: what no machine does, to see how much there is to win.
+
+    Attributes:
+        infinite_kv: nothing is ever evicted.
+        free_transfer: transfers take no time.
+        free_recompute: recomputing takes no time.
+    """
+
+    infinite_kv: bool = False
+    free_transfer: bool = False
+    free_recompute: bool = False
+
+
+def build(cls: type[_T], values: Mapping[str, Any], where: str) -> _T:
+    """Make a dataclass from configuration values, checking keys and types.
+
+    Raises:
+        UsageError: naming the key, the rule and the value.
+    """
+    hints = get_type_hints(cls)
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    typed: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"{where}.{key}: unknown key; {did_you_mean(key, known)}")
+        typed[key] = _typed(value, hints[key], f"{where}.{key}")
+    for name, field in known.items():
+        if name not in typed and field.default is MISSING and field.default_factory is MISSING:
+            raise UsageError(f"{where}.{name}: missing")
+    try:
+        return cls(**typed)
+    except ValueError as error:
+        text = str(error)
+        raise UsageError(text if text.startswith(where) else f"{where}.{text}") from error
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    accepted = get_args(hint) or (hint,)
+    if type(value) in accepted:
+        return value
+    if float in accepted and type(value) is int:
+        return float(value)
+    if str in accepted and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # engine.version=0.32 reads as a number
+    kinds = " or ".join("null" if kind is NoneType else kind.__name__ for kind in accepted)
+    raise UsageError(f"{where}: must be {kinds}, got {value!r}")
+
+
+def profile_of(config: Mapping[str, Any]) -> HardwareProfile:
+    """The hardware profile that a configuration names.
+
+    Raises:
+        UsageError: there is none of that name, or its file is wrong.
+    """
+    name = config["hardware"].get("profile")
+    if not isinstance(name, str):
+        raise UsageError("hardware: missing; choose one: tokencake hardware")
+    try:
+        return load_profile(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def sim_config(config: Mapping[str, Any], profile: HardwareProfile) -> SimConfig:
+    """Everything the simulator needs besides programs and policy; null keys take the hardware profile's value.
+
+    Raises:
+        UsageError: naming the key, the rule and the value.
+    """
+    bounds = build(Bounds, config["bounds"], "bounds")
+    link = _filled(config["link"], **asdict(profile.link)) | {"free": bounds.free_transfer}
+    seed = config["seed"]
+    if type(seed) is not int:
+        raise UsageError(f"seed: must be int, got {seed!r}")
+    try:
+        return SimConfig(
+            engine=build(EngineConfig, _engine(config["engine"], profile), "engine"),
+            latency=profile.latency_model(),
+            kv_bytes_per_token=profile.model.kv_bytes_per_token,
+            link=build(LinkConfig, link, "link"),
+            workload=build(WorkloadConfig, config["workload"], "workload"),
+            infinite_kv=bounds.infinite_kv,
+            free_recompute=bounds.free_recompute,
+            noise=_typed(config["noise"], float, "noise"),
+            seed=seed,
+            log_decisions=_typed(config["decisions"], bool, "decisions"),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _engine(values: Mapping[str, Any], profile: HardwareProfile) -> dict[str, Any]:
+    own = profile.engine
+    defaults = asdict(own)
+    filled = _filled(values, **{key: defaults[key] for key in _OF_PROFILE})
+    size = _typed(filled["block_size"], int, "engine.block_size")
+    if size <= 0:
+        raise UsageError(f"engine.block_size: must be > 0, got {size}")
+    # The profile counts blocks of its own size and vLLM's null block, which no call can use.
+    usable = (profile.gpu_blocks - 1) * own.block_size // size
+    cpu_gib = _typed(filled.pop("cpu_gib", 0.0), float, "engine.cpu_gib")
+    if not 0 <= cpu_gib < 1e6:
+        raise UsageError(f"engine.cpu_gib: must be >= 0 and < 1e6, got {cpu_gib}")
+    cpu_blocks = int(cpu_gib * _GIB) // (profile.model.kv_bytes_per_token * size)
+    return _filled(filled, gpu_blocks=usable, cpu_blocks=cpu_blocks)
+
+
+def _filled(values: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
+    """The values, with defaults where they are null or missing."""
+    return {key: value for key, value in values.items() if value is not None or key not in defaults} | {
+        key: default for key, default in defaults.items() if values.get(key) is None
+    }
