@@ -105,11 +105,14 @@ def labels(obj: Object) -> dict[str, Any]:
 
 
 def _json(value: object, field: str, depth: int) -> None:
-    if value is None or type(value) in (str, bool, int):
+    if value is None or type(value) in (str, bool):
         return
     if depth > 20:
         raise BadInput("must not nest deeper than 20 levels", field=field)
-    if type(value) is float:
+    if type(value) is int:
+        if value.bit_length() > 1000:
+            raise BadInput("must have at most 1000 bits", field=field, value=_small(value))
+    elif type(value) is float:
         if not math.isfinite(value):
             raise BadInput("must be finite", field=field, value=value)
     elif type(value) is list:

@@ -89,13 +89,15 @@ def json_lines(path: StrPath) -> Iterator[tuple[int, Any]]:
 
 
 def parse_json(raw: bytes) -> Any:
-    """Return the value of JSON text; NaN, Infinity and repeated keys are refused.
+    """Return the value of JSON text; repeated keys are refused.
+
+    NaN and Infinity are left to the checks of the fields, which can name them.
 
     Raises:
         BadInput: without file and line.
     """
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_constant, object_pairs_hook=_pairs)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_pairs)
     except UnicodeDecodeError as error:
         raise BadInput(f"must be UTF-8 (byte {error.start + 1} is not)") from None
     except json.JSONDecodeError as error:
@@ -214,10 +216,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _constant(text: str) -> float:
-    raise BadInput("must be finite", value=text)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
