@@ -1,0 +1,193 @@
+"""State of a program and of a call inside a host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from tokencake.sim.kv import Holding
+from tokencake.traces.schema import LLMNode, Node, Program, ToolNode
+
+if TYPE_CHECKING:
+    from tokencake.traces.resolve import Resolved
+
+
+class Status(IntEnum):
+    """Life cycle of a call."""
+
+    BLOCKED = 0
+    WAITING = 1
+    LOADING = 2
+    LOADED = 3
+    RUNNING = 4
+    PREEMPTED = 5
+    FINISHED = 6
+    REFUSED = 7
+
+
+class ProgramRun:
+    """One program on its way through a host.
+
+    Attributes:
+        program: What the trace says.
+        arrival_ps: When it arrived.
+        pending: Dependencies that a node still waits for, by node id.
+        followers: Nodes that wait for a node, by node id.
+        finished: Ids of the nodes that ended, in order.
+        attained_ps: Service time of its finished calls, from first admission to finish.
+        active: Nodes ready or running.
+        parked: Its waiting calls are not offered for admission.
+    """
+
+    __slots__ = (
+        "active",
+        "arrival_ps",
+        "attained_ps",
+        "calls",
+        "finished",
+        "followers",
+        "nodes",
+        "parked",
+        "pending",
+        "program",
+        "resolved",
+        "sums",
+        "tool_started_ps",
+        "view",
+    )
+
+    def __init__(self, program: Program, resolved: Mapping[str, Resolved], arrival_ps: int):
+        self.program = program
+        self.resolved = resolved
+        self.arrival_ps = arrival_ps
+        self.nodes: dict[str, Node] = {node.id: node for node in program.nodes}
+        self.pending: dict[str, int] = {node.id: len(node.after) for node in program.nodes}
+        self.followers: dict[str, list[Node]] = {}
+        for node in program.nodes:
+            for before in node.after:
+                self.followers.setdefault(before, []).append(node)
+        self.calls: dict[str, Call] = {}
+        self.finished: list[str] = []
+        self.tool_started_ps: dict[str, int] = {}
+        self.attained_ps = 0
+        self.active = 0
+        self.parked = False
+        self.sums = ProgramSums()
+        self.view: object = None
+
+    def following_calls(self, node_id: str) -> list[LLMNode]:
+        """LLM nodes that follow a node directly or through tools only, in file order."""
+        found: dict[str, LLMNode] = {}
+        stack = list(self.followers.get(node_id, ()))
+        while stack:
+            node = stack.pop(0)
+            if isinstance(node, LLMNode):
+                found[node.id] = node
+            else:
+                stack.extend(self.followers.get(node.id, ()))
+        return list(found.values())
+
+    def following_tools(self, node_id: str) -> list[ToolNode]:
+        """Tools that follow a node directly."""
+        return [n for n in self.followers.get(node_id, ()) if isinstance(n, ToolNode)]
+
+
+class ProgramSums:
+    """Running totals of a program for its result row."""
+
+    __slots__ = (
+        "calls",
+        "computed",
+        "cpu_hit",
+        "gpu_hit",
+        "llm_ps",
+        "output",
+        "preemptions",
+        "queue_ps",
+        "refused",
+        "tool_ps",
+        "tools",
+    )
+
+    def __init__(self) -> None:
+        self.calls = self.tools = self.output = self.computed = 0
+        self.gpu_hit = self.cpu_hit = self.preemptions = 0
+        self.llm_ps = self.tool_ps = self.queue_ps = 0
+        self.refused = False
+
+
+class Call:
+    """One LLM call inside a host.
+
+    Token counts follow vLLM's ``Request``: ``computed`` is what has been scheduled so far and runs
+    ahead of what has returned; ``known`` is the number of output tokens that have returned, so the
+    call has ``prompt + known`` tokens; ``produced`` counts outputs scheduled.
+
+    While a call decodes, :class:`tokencake.sim.decode.DecodeSet` advances it in bulk, and
+    ``computed``, ``produced`` and ``holding`` are those of ``joined_tick`` until it is synced.
+    """
+
+    __slots__ = (
+        "admitted_ps",
+        "arrival_ps",
+        "computed",
+        "computed_total",
+        "cpu_hit_tokens",
+        "decoding",
+        "finish_tick",
+        "first_token_ps",
+        "gpu_hit_tokens",
+        "holding",
+        "id",
+        "joined_tick",
+        "known",
+        "last_step",
+        "load",
+        "node",
+        "order",
+        "output",
+        "preemptions",
+        "produced",
+        "program",
+        "prompt",
+        "queue_ps",
+        "queued_ps",
+        "recomputed",
+        "run_order",
+        "status",
+        "stored",
+        "stores",
+        "view",
+    )
+
+    def __init__(self, program: ProgramRun, node: LLMNode, order: int, prompt: int):
+        self.program = program
+        self.node = node
+        self.id = f"{program.program.program}/{node.id}"
+        self.order = order
+        self.prompt = prompt
+        self.output = node.output_tokens
+        self.status = Status.BLOCKED
+        self.holding: Holding = None  # type: ignore[assignment]  # set when the call is queued
+        self.arrival_ps = self.queued_ps = self.queue_ps = 0
+        self.admitted_ps = self.first_token_ps = -1
+        self.computed = self.known = self.produced = 0
+        self.decoding = False
+        self.joined_tick = self.finish_tick = 0
+        self.run_order = 0
+        self.last_step = -1
+        self.preemptions = self.recomputed = self.computed_total = 0
+        self.gpu_hit_tokens = self.cpu_hit_tokens = 0
+        self.stored = 0
+        self.stores = 0
+        self.load: object = None
+        self.view: object = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that need KV before the next output can be computed (vLLM ``num_tokens``)."""
+        return self.prompt + self.known
+
+    def __repr__(self) -> str:
+        return f"Call({self.id}, {self.status.name}, {self.computed}/{self.prompt}+{self.known})"

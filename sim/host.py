@@ -1,0 +1,444 @@
+"""The simulated engine: vLLM's step loop on SimPy's clock, around one policy.
+
+One loop serves synchronous and asynchronous scheduling: steps are planned until the pipeline is
+full (one step, or two), then the oldest one ends, its outputs are processed, what happened in the
+meantime is delivered, and the next step is planned (``EngineCore.step`` and
+``step_with_batch_queue``). Whatever arrives while a step runs is noticed when it ends.
+
+When nothing can happen for a while but equal decode steps, :meth:`Host._jump` takes them all at
+once; a run without jumps gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from tokencake.policies.api import Event, EventKind, Need, Policy, Trigger, overrides
+from tokencake.sim.blocks import BlockPool
+from tokencake.sim.calls import Call, ProgramRun, Status
+from tokencake.sim.chains import ContentTree
+from tokencake.sim.clock import Alarm, Priority, environment
+from tokencake.sim.config import PS, SimConfig, to_ps
+from tokencake.sim.cpu import CpuTier
+from tokencake.sim.kv import Holding, RunPool
+from tokencake.sim.link import Link
+from tokencake.sim.metrics import Metrics
+from tokencake.sim.placement import Placement
+from tokencake.sim.rng import lognormal
+from tokencake.sim.scheduler import Scheduler, Step
+from tokencake.sim.tools import Driver
+from tokencake.sim.view import HostView
+
+if TYPE_CHECKING:
+    from tokencake.sim.knowledge import Knowledge
+    from tokencake.traces.schema import Program, ToolNode
+
+
+class Host:
+    """One engine, its memory, link and policy, driven by one trace.
+
+    Args:
+        config: Engine, hardware and replay.
+        policy: Decides; see :mod:`tokencake.policies.api`.
+        programs: Programs in order of arrival; read lazily.
+        knowledge: What the policy may know beyond declarations.
+    """
+
+    def __init__(
+        self, config: SimConfig, policy: Policy, programs: Iterator[Program], knowledge: Knowledge
+    ):
+        engine = config.engine
+        self.config = config
+        self.policy = policy
+        self.knowledge = knowledge
+        self.env = environment()
+        self.tree = ContentTree(engine.block_size, keep=config.free_recompute)
+        blocks = 1 << 40 if config.infinite_kv else engine.gpu_blocks
+        kind: type[RunPool | BlockPool] = RunPool if engine.runs or config.infinite_kv else BlockPool
+        self.pool: RunPool | BlockPool = kind(
+            blocks,
+            self.tree,
+            caching=engine.prefix_caching,
+            unhashed_first=engine.version != "0.22",
+        )
+        self.cpu = CpuTier(engine.cpu_blocks, self.tree)
+        self.link = Link(self.env, config.link)
+        self.live: dict[str, Call] = {}
+        self.metrics = Metrics(self)
+        self.scheduler = Scheduler(config, policy, self.pool, self)
+        self.view = HostView(self, policy.info)
+        self.scheduler.view = self.view
+        self.placement = Placement(self)
+        self.driver = Driver(self.env, programs, config.workload, self)
+        self._depth = engine.pipeline
+        self._inbox: list[Callable[[], None]] = []
+        self._armed = False
+        self._last_end = 0
+        self._observes = overrides(policy, "observe")
+        self._steps_matter = overrides(policy, "place")
+        self._changes = overrides(policy, "next_change")
+        self._eventful = False
+        self._judges_waiting = overrides(policy, "order") or overrides(policy, "admit")
+        if overrides(policy, "evict_order"):
+            self.pool.evict_key = policy.evict_order(self.view, "gpu")
+            self.cpu.evict_key = policy.evict_order(self.view, "cpu")
+        self.pool.on_reuse = self.placement.reused
+
+    @property
+    def now_ps(self) -> int:
+        """Current time in picoseconds."""
+        return int(self.env.now)
+
+    def run(self, progress: Callable[[int], None] | None = None) -> None:
+        """Play the whole trace.
+
+        Args:
+            progress: Called with the number of programs done, at every program's end.
+
+        Raises:
+            RuntimeError: Calls wait that the policy never admits, and nothing else will happen.
+        """
+        self.metrics.progress = progress
+        self.driver.start()
+        self.env.run()
+        if self.driver.programs:
+            names = ", ".join(list(self.driver.programs)[:3])
+            raise RuntimeError(
+                f"{type(self.policy).__name__} admits nothing while {len(self.scheduler.waiting)}"
+                f" calls wait and nothing else will happen (programs {names} ...)"
+            )
+
+    # -- what the applications do (Engine protocol of the driver) -----------------------------------
+
+    def program_started(self, run: ProgramRun) -> None:
+        if self._observes:
+            at = self.now_ps
+            self.notice(lambda: self._tell(EventKind.PROGRAM_STARTED, at, run))
+
+    def program_finished(self, run: ProgramRun) -> None:
+        self.metrics.program(run)
+        self.placement.program_ended(run)
+        for call in run.calls.values():
+            self.live.pop(call.id, None)
+        if self._observes:
+            at = self.now_ps
+            self.notice(lambda: self._tell(EventKind.PROGRAM_FINISHED, at, run))
+
+    def call_arrived(self, call: Call) -> None:
+        engine = self.config.engine
+        tokens = call.prompt + call.output
+        if tokens > engine.max_model_len or -(-tokens // engine.block_size) > self.pool.capacity:
+            call.status = Status.REFUSED
+            self.metrics.refused(call, tokens > engine.max_model_len)
+            self.driver.refuse(call.program)
+            return
+        self.notice(lambda: self._queue(call))
+
+    def tool_started(self, run: ProgramRun, node: ToolNode) -> None:
+        if self._observes:
+            at = self.now_ps
+            self.notice(lambda: self._tell(EventKind.TOOL_STARTED, at, run, node))
+
+    def tool_finished(self, run: ProgramRun, node: ToolNode) -> None:
+        at = self.now_ps
+        self.knowledge.learn(f"tool:{node.tool}", node.duration_s)
+        if self._observes or self._steps_matter:
+            self.notice(lambda: self._returned(at, run, node))
+
+    # -- the loop ------------------------------------------------------------------------------------
+
+    def notice(self, happening: Callable[[], None]) -> None:
+        """Deliver a happening when the engine next plans a step: now if it is idle."""
+        self._inbox.append(happening)
+        if not self.scheduler.inflight and not self._armed:
+            self._armed = True
+            Alarm(self.env, 0, Priority.STEP, self._begin)
+
+    def _end(self) -> None:
+        """The oldest step in flight ends (``update_from_output``)."""
+        now = self.now_ps
+        step = self.scheduler.inflight.popleft()
+        for call in step.firsts:
+            call.first_token_ps = now
+        for call, yields in step.stale:
+            if yields:
+                call.known += 1
+                call.produced = call.known
+                if call.known == call.output:
+                    self._finish(call, now)
+        for call in step.finishers:
+            if call.status is Status.RUNNING:
+                self._finish(call, now)
+        self.placement.step_ended(step)
+        if self.env.peek() > now:
+            self._begin()
+        else:
+            self._armed = True
+            Alarm(self.env, 0, Priority.STEP, self._begin)
+
+    def _begin(self) -> None:
+        """Deliver what happened, then plan steps until the pipeline is full."""
+        self._armed = False
+        now = self.now_ps
+        scheduler = self.scheduler
+        inflight = scheduler.inflight
+        if self._inbox:
+            self._eventful = True
+            inbox, self._inbox = self._inbox, []
+            for happening in inbox:
+                happening()
+        while len(inflight) < self._depth:
+            step = self._plan()
+            if step is None:
+                break
+            start = now if self._last_end < now else self._last_end
+            start = self.placement.step_starts(step, start)
+            step.end_ps = self._last_end = start + scheduler.duration_ps(step)
+            inflight.append(step)
+        self.metrics.sample(now)
+        if inflight:
+            if len(inflight) == self._depth and not scheduler.explicit:
+                self._jump()
+            Alarm(self.env, inflight[0].end_ps - now, Priority.STEP_END, self._end)
+        elif scheduler.waiting or scheduler.loading:
+            self.placement.relieve()
+
+    def _plan(self) -> Step | None:
+        placement = self.placement
+        if self._steps_matter:
+            placement.begin_step(self._eventful)
+            self._eventful = False
+        step = self.scheduler.schedule()
+        if step is not None:
+            self.metrics.steps += 1
+        return step
+
+    def plan_again(self) -> None:
+        """Plan a step at this time once more, after something was given up."""
+        if not self._armed:
+            self._armed = True
+            Alarm(self.env, 0, Priority.STEP, self._begin)
+
+    def _jump(self) -> None:
+        """Take the coming decode-only steps that nothing can disturb, all at once."""
+        scheduler = self.scheduler
+        decodes = scheduler.decodes
+        inflight = scheduler.inflight
+        horizon = self.env.peek()
+        first = inflight[0].end_ps
+        if horizon <= first or scheduler.prefilling or not decodes.size:
+            return
+        for step in inflight:
+            if step.finishers or step.firsts or step.stale or self.placement.awaits(step):
+                return
+        if decodes.size > self.config.engine.max_num_batched_tokens or not self._waiting_is_stuck():
+            return
+        limit = decodes.next_end() - 1 - decodes.tick
+        if self._changes:
+            limit, horizon = self._until_change(limit, horizon)
+        while limit > 0:
+            limit = decodes.steps_within(self.pool.free, limit)
+            taken = self._jump_cell(limit, horizon)
+            if not taken:
+                return
+            limit -= taken
+
+    def _jump_cell(self, limit: int, horizon: float) -> int:
+        """Jump inside one linear piece of the latency model; returns the steps taken."""
+        scheduler = self.scheduler
+        decodes = scheduler.decodes
+        inflight = scheduler.inflight
+        batch, context = decodes.size, decodes.context()
+        start, slope, end = self.config.latency.decode_cell(batch, context)
+        steps = min(limit, (end - 1 - context) // batch + 1)
+        first, last = inflight[0].end_ps, inflight[-1].end_ps
+        rise = slope * batch
+        lag = self._depth - 1
+        # Step j of the jump (1, 2, ...) is planned when step j - lag - 1 of it ends, so it is
+        # planned before `horizon` if the jump's first j - lag - 1 steps end before that.
+        if horizon != math.inf:
+            steps = min(steps, _steps_before(int(horizon) - last, start, rise) + 1 + lag)
+        if steps <= 0 or first >= horizon:
+            return 0
+        moment = 0
+        blocks = 0
+        size = self.config.engine.block_size
+        for offset in range(size if steps > size else steps):
+            needing = decodes.boundary[(decodes.tick + offset) % size]
+            if needing:
+                for j in range(offset - lag, steps - lag, size):
+                    planned = first if j < 0 else last + j * start + rise * (j * (j - 1) // 2)
+                    moment += needing * planned
+                    blocks += needing
+        if blocks:
+            self.pool.take(scheduler.spare, blocks)
+        self.metrics.used_rises(blocks, moment)
+        self.config.latency.note_jump(steps, batch, context)
+        self.metrics.steps += steps
+        decodes.advance(steps, lag)
+        ends = [last + j * start + rise * (j * (j - 1) // 2) for j in range(max(1, steps - lag), steps + 1)]
+        while len(inflight) and len(inflight) + len(ends) > self._depth:
+            inflight.popleft()
+        for back, end_ps in enumerate(reversed(ends)):
+            step = Step(decodes.tick - 1 - back)
+            step.end_ps = end_ps
+            inflight.insert(len(inflight) - back, step)
+        self._last_end = inflight[-1].end_ps
+        return steps
+
+    def _waiting_is_stuck(self) -> bool:
+        """Whether equal decode steps cannot make a waiting call startable.
+
+        They only use up free blocks. A waiting call could need fewer blocks only if a decoding call
+        computed some of its very content.
+        """
+        scheduler = self.scheduler
+        if not scheduler.waiting:
+            return True
+        decodes = scheduler.decodes
+        for call in scheduler.waiting:
+            if decodes.grows_into(call.holding.chain):
+                return False
+            if not self._judges_waiting and not call.program.parked:
+                return True
+        return True
+
+    def _until_change(self, limit: int, horizon: float) -> tuple[int, float]:
+        change = self.policy.next_change(self.view)
+        if change is not None:
+            at_s, step = change
+            if step is not None:
+                limit = min(limit, step - self.scheduler.decodes.tick)
+            if at_s is not None:
+                horizon = min(horizon, to_ps(at_s))
+        return limit, horizon
+
+    # -- calls ------------------------------------------------------------------------------------------
+
+    def _queue(self, call: Call) -> None:
+        """A call enters the waiting queue (``add_request``)."""
+        content = call.program.resolved[call.node.id]
+        call.holding = Holding(self.tree.chain(content.prompt + content.output), call)
+        call.status = Status.WAITING
+        call.queued_ps = call.arrival_ps
+        self.scheduler.waiting[call] = None
+        if self._observes:
+            self._tell_call(EventKind.CALL_QUEUED, call.arrival_ps, call)
+        if self._steps_matter:
+            self.placement.ask(Trigger.QUEUED, call)
+
+    def _finish(self, call: Call, now: int) -> None:
+        run = call.program
+        self.scheduler.finish(call)
+        call.status = Status.FINISHED
+        run.attained_ps += now - call.admitted_ps
+        self.knowledge.learn(f"output:{call.node.agent_type}", float(call.output))
+        self.metrics.call(call, now)
+        if self._observes:
+            self._tell_call(EventKind.CALL_FINISHED, now, call, elapsed_s=(now - call.arrival_ps) / PS)
+        self.placement.call_finished(call, now)
+        self.driver.ended(run, call.node)
+
+    def _returned(self, at: int, run: ProgramRun, node: ToolNode) -> None:
+        self._tell(EventKind.TOOL_FINISHED, at, run, node)
+        if self._steps_matter:
+            self.placement.returned(run, node)
+
+    # -- what the scheduler reports (Watcher protocol) ----------------------------------------------------
+
+    def admitted(self, call: Call) -> None:
+        now = self.now_ps
+        if call.admitted_ps < 0:
+            call.admitted_ps = now
+        call.queue_ps += now - call.queued_ps
+        self.placement.admitted(call)
+        if self._observes:
+            self._tell_call(EventKind.CALL_ADMITTED, now, call)
+
+    def preempted(self, call: Call) -> None:
+        call.queued_ps = self.now_ps
+        self.placement.preempted(call)
+        if self._observes:
+            self._tell_call(EventKind.CALL_PREEMPTED, self.now_ps, call)
+
+    def computed(self, step: Step, call: Call, cause: str) -> None:
+        self.placement.computed(step, call, cause)
+
+    def find_cpu(self, call: Call, gpu_hit: int) -> int | None:
+        return self.placement.find_cpu(call, gpu_hit)
+
+    def load(self, call: Call, gpu_hit: int, blocks: int) -> None:
+        self.placement.load(call, gpu_hit, blocks)
+
+    def refuse_admission(self, call: Call, reason: str) -> None:
+        if self._observes:
+            self._tell_call(EventKind.ACTION_REFUSED, self.now_ps, call, reason=reason)
+
+    def room(self, call: Call, need: Need) -> bool:
+        return self.placement.room(call, need)
+
+    # -- telling the policy ---------------------------------------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """Let the policy observe an event, if it observes at all."""
+        if self._observes:
+            self.policy.observe(event, self.view)
+
+    def _tell(self, kind: EventKind, at: int, run: ProgramRun, node: ToolNode | None = None) -> None:
+        if not self._observes:
+            return
+        name = run.program.program
+        if node is None:
+            self.tell(Event(kind, at / PS, program=name))
+            return
+        elapsed = None
+        if kind is EventKind.TOOL_FINISHED:
+            elapsed = (at - run.tool_started_ps[node.id]) / PS
+        self.tell(
+            Event(
+                kind,
+                at / PS,
+                program=name,
+                node=node.id,
+                tool=node.tool,
+                estimate_s=node.estimate_s,
+                elapsed_s=elapsed,
+            )
+        )
+
+    def _tell_call(
+        self,
+        kind: EventKind,
+        at: int,
+        call: Call,
+        *,
+        elapsed_s: float | None = None,
+        reason: str = "",
+    ) -> None:
+        name = call.program.program.program
+        self.tell(Event(kind, at / PS, program=name, call=call.id, elapsed_s=elapsed_s, reason=reason))
+
+    def noise(self, name: str) -> float:
+        """Factor by which a noisy oracle is wrong about ``name``; always the same for a seed."""
+        return lognormal(self.config.seed, f"noise/{name}", self.config.noise)
+
+
+def _steps_before(room: int, start: int, rise: int) -> int:
+    """Most steps, of ``start`` ps and ``rise`` more each time, that end strictly before ``room``.
+
+    Largest ``n >= 0`` with ``n * start + rise * n * (n - 1) / 2 < room``; -1 if there is none.
+    """
+    if room <= 0:
+        return -1
+    if rise:
+        middle = 2 * start - rise
+        n = (math.isqrt(middle * middle + 8 * rise * room) - middle) // (2 * rise)
+    else:
+        n = room // start
+    while n * start + rise * (n * (n - 1) // 2) >= room:
+        n -= 1
+    while (n + 1) * start + rise * ((n + 1) * n // 2) < room:
+        n += 1
+    return n

@@ -1,0 +1,537 @@
+"""GPU KV memory as runs of blocks: the fast pool.
+
+vLLM's pool (``v1/core/block_pool.py``, 0.32) moves single blocks through one linked list. Blocks
+of a call enter that list together, tail first, and leave it from the head, so what is resident of
+a segment is nearly always a prefix, and the list is a short list of runs. This pool keeps exactly
+that: an :class:`Extent` is one physical copy of consecutive blocks, a :class:`FreeRun` is the part
+of it that nobody holds. Every operation costs the number of runs touched, not of blocks.
+
+:mod:`tokencake.sim.blocks` holds the same pool block by block; a test plays random histories
+through both and compares every answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tokencake.sim.chains import Chain, ContentTree, Segment
+
+
+class Extent:
+    """One physical copy of blocks ``[lo, hi)`` of a segment.
+
+    Holders hold a prefix of it: the blocks below ``held`` are referenced, those above are in the
+    free list as ``runs``, deepest first.
+    """
+
+    __slots__ = ("depths", "held", "hi", "holders", "lo", "runs", "segment", "seq", "stores")
+
+    def __init__(self, segment: Segment, lo: int, hi: int, seq: int):
+        self.segment = segment
+        self.lo = lo
+        self.hi = hi
+        self.held = lo
+        self.seq = seq
+        self.depths: dict[int, int] = {}
+        self.holders: list[Holding] = []
+        self.runs: list[FreeRun] = []
+        self.stores: list[tuple[int, int, object]] = []
+
+    def __repr__(self) -> str:
+        return f"Extent[{self.lo}:{self.held}:{self.hi}] of {self.segment!r}"
+
+
+class FreeRun:
+    """A stretch of the free list: blocks ``[lo, hi)`` of an extent, or ``hi`` empty blocks."""
+
+    __slots__ = ("extent", "hi", "lo", "next", "owner", "prev")
+
+    def __init__(self, extent: Extent | None, lo: int, hi: int, owner: object = None):
+        self.extent = extent
+        self.lo = lo
+        self.hi = hi
+        self.owner = owner
+        self.prev: FreeRun = self
+        self.next: FreeRun = self
+
+
+class Holding:
+    """The GPU blocks that one call (or pin, or transfer) holds of its chain.
+
+    Attributes:
+        chain: Content of the blocks.
+        hashed: Leading blocks of the chain that are held and findable by others.
+        private: Further blocks that are held but hold no complete, hashed content yet.
+        owner: What the blocks are accounted to; opaque to the pool.
+    """
+
+    __slots__ = ("chain", "growing", "hashed", "owner", "private", "spans")
+
+    def __init__(self, chain: Chain, owner: object = None):
+        self.chain = chain
+        self.owner = owner
+        self.hashed = 0
+        self.private = 0
+        self.growing: Segment | None = None
+        self.spans: list[list[Extent | int]] = []
+
+    @property
+    def blocks(self) -> int:
+        """All blocks held."""
+        return self.hashed + self.private
+
+
+class Match(NamedTuple):
+    """Result of a prefix lookup; it names copies, so it is valid until the pool changes.
+
+    Attributes:
+        parts: Extents with the block range to take from each.
+        blocks: Leading blocks of the chain found.
+        free: Those of them that nobody holds (taking them makes the pool smaller).
+    """
+
+    parts: tuple[tuple[Extent, int, int], ...]
+    blocks: int
+    free: int
+
+
+NO_MATCH = Match((), 0, 0)
+
+EvictKey = Callable[[object], object]
+
+
+class RunPool:
+    """GPU block pool with prefix caching, as runs.
+
+    Args:
+        blocks: Usable blocks (vLLM's pool less its null block).
+        tree: Content of all chains.
+        caching: Whether full blocks are hashed and can be hit.
+        unhashed_first: Unhashed blocks are reused first (vLLM 0.32) or last (0.22).
+    """
+
+    def __init__(
+        self, blocks: int, tree: ContentTree, *, caching: bool = True, unhashed_first: bool = True
+    ):
+        self.capacity = blocks
+        self.free = blocks
+        self.cached = 0
+        self.evicted = 0
+        self.evict_key: EvictKey | None = None
+        self.on_reuse: Callable[[object], None] | None = None
+        self._tree = tree
+        self._caching = caching
+        self._unhashed_first = unhashed_first
+        self._seq = 0
+        self._watched: dict[object, list[Extent]] = {}
+        self._list = FreeRun(None, 0, 0)
+        self._link(FreeRun(None, 0, blocks), self._list)
+
+    # -- lookup -----------------------------------------------------------------------------
+
+    def match(self, chain: Chain, limit: int) -> Match:
+        """Longest findable run of leading blocks of a chain, up to ``limit``; changes nothing."""
+        if limit <= 0 or not self._caching:
+            return NO_MATCH
+        parts: list[tuple[Extent, int, int]] = []
+        at = free = 0
+        for segment, lo, hi in chain.spans:
+            stop = hi if hi < limit else limit
+            if stop <= at:
+                break
+            extents = segment.extents
+            while at < stop:
+                extent, end = _covering(extents, at)
+                if extent is None:
+                    break
+                if end > stop:
+                    end = stop
+                parts.append((extent, at, end))
+                held = extent.held
+                if end > held:
+                    free += end - (at if at > held else held)
+                at = end
+            if at < stop:
+                break
+        return Match(tuple(parts), at, free) if at else NO_MATCH
+
+    # -- take and give back -------------------------------------------------------------------
+
+    def acquire(self, holding: Holding, match: Match) -> None:
+        """Add a reference to every matched block; free ones leave the free list."""
+        for extent, lo, hi in match.parts:
+            if lo > extent.lo:
+                extent = self._split(extent, lo)
+            if hi > extent.held:
+                self._touch(extent, hi)
+            extent.depths[hi] = extent.depths.get(hi, 0) + 1
+            extent.holders.append(holding)
+            holding.spans.append([extent, hi])
+        holding.hashed += match.blocks
+
+    def take(self, holding: Holding, count: int) -> None:
+        """Move ``count`` blocks from the head of the free list to ``holding`` as private blocks.
+
+        Raises:
+            ValueError: Fewer than ``count`` blocks are free.
+        """
+        if count > self.free:
+            raise ValueError(f"cannot take {count} blocks, {self.free} are free")
+        holding.private += count
+        self.free -= count
+        while count:
+            run = self._list.next if self.evict_key is None else self._choose()
+            extent = run.extent
+            size = run.hi - run.lo
+            taken = count if count < size else size
+            count -= taken
+            run.hi -= taken
+            if extent is not None:
+                if run.hi + taken < extent.hi:
+                    self._split(extent, run.hi + taken)
+                self._evict(extent, run, taken)
+            elif run.hi == run.lo:
+                self._unlink(run)
+
+    def grow(self, holding: Holding, hashed: int) -> None:
+        """Hash private blocks so that the leading ``hashed`` blocks of the chain are findable."""
+        if not self._caching:
+            return
+        at = holding.hashed
+        for segment, lo, hi in holding.chain.spans:
+            if hi <= at:
+                continue
+            stop = hi if hi < hashed else hashed
+            if stop <= at:
+                break
+            self._hash(holding, segment, at, stop)
+            at = stop
+        holding.private -= at - holding.hashed
+        holding.hashed = at
+
+    def release(self, holding: Holding) -> None:
+        """Drop all references; hashed blocks stay findable until they are overwritten.
+
+        A call's tail enters the list before its head (``KVCacheManager.free``).
+        """
+        if holding.private:
+            self.free += holding.private
+            self._add_empty(holding.private)
+            holding.private = 0
+        for extent, depth in reversed(holding.spans):
+            self._drop_reference(extent, depth, holding)  # type: ignore[arg-type]
+        holding.spans.clear()
+        holding.hashed = 0
+
+    def truncate(self, holding: Holding, blocks: int) -> None:
+        """Drop the references above the leading ``blocks`` hashed blocks, and private blocks."""
+        if holding.private:
+            self.free += holding.private
+            self._add_empty(holding.private)
+            holding.private = 0
+        while holding.hashed > blocks:
+            span = holding.spans.pop()
+            extent: Extent = span[0]  # type: ignore[assignment]
+            depth: int = span[1]  # type: ignore[assignment]
+            keep = max(extent.lo, blocks)
+            if keep > extent.lo:
+                extent.depths[keep] = extent.depths.get(keep, 0) + 1
+                extent.holders.append(holding)
+                holding.spans.append([extent, keep])
+            self._drop_reference(extent, depth, holding)
+            holding.hashed = keep
+
+    def move(self, source: Holding, target: Holding, count: int) -> None:
+        """Hand ``count`` private blocks over."""
+        source.private -= count
+        target.private += count
+
+    def hand_over(self, source: Holding, target: Holding) -> None:
+        """Let ``target``, which must be empty, hold what ``source`` holds."""
+        for span in source.spans:
+            holders = span[0].holders  # type: ignore[union-attr]
+            holders[holders.index(source)] = target
+        target.spans, source.spans = source.spans, target.spans
+        target.hashed, source.hashed = source.hashed, 0
+        target.private, source.private = source.private, 0
+
+    def charges(self, holdings: list[Holding]) -> list[tuple[Holding, int]]:
+        """Blocks of each holding that none before it in the list holds too."""
+        counted: dict[int, int] = {}
+        result: list[tuple[Holding, int]] = []
+        for holding in holdings:
+            blocks = holding.private
+            for extent, depth in holding.spans:
+                known = counted.get(id(extent), extent.lo)  # type: ignore[union-attr]
+                if depth > known:  # type: ignore[operator]
+                    blocks += depth - known  # type: ignore[operator]
+                    counted[id(extent)] = depth  # type: ignore[assignment]
+            result.append((holding, blocks))
+        return result
+
+    def watch(self, holding: Holding, lo: int, hi: int, job: object) -> None:
+        """Tell ``on_reuse`` about ``job`` if a held block in ``[lo, hi)`` is ever reused."""
+        for extent, depth in holding.spans:
+            first, last = max(lo, extent.lo), min(hi, depth)  # type: ignore[union-attr, type-var]
+            if first < last:  # type: ignore[operator]
+                extent.stores.append((first, last, job))  # type: ignore[union-attr, arg-type]
+                self._watched.setdefault(job, []).append(extent)  # type: ignore[arg-type]
+
+    def unwatch(self, job: object) -> None:
+        """``job`` no longer cares."""
+        for extent in self._watched.pop(job, ()):
+            extent.stores = [store for store in extent.stores if store[2] is not job]
+
+    def forget(self, chain: Chain, start: int) -> int:
+        """Forget the hashes of blocks from ``start`` that nobody holds; they are reused next.
+
+        Returns:
+            Blocks that became empty.
+        """
+        forgotten = 0
+        for segment, lo, hi in reversed(chain.spans):
+            for extent in list(segment.extents):
+                floor = max(start, lo, extent.held)
+                for run in list(extent.runs):
+                    if run.lo >= hi or run.hi <= floor:
+                        continue
+                    if run.hi > hi:
+                        self._split(extent, hi)
+                    count = run.hi - max(run.lo, floor)
+                    run.hi -= count
+                    self._evict(extent, run, count)
+                    forgotten += count
+        if forgotten:
+            self._link(FreeRun(None, 0, forgotten), self._list)
+        return forgotten
+
+    # -- internals -----------------------------------------------------------------------------
+
+    def _hash(self, holding: Holding, segment: Segment, lo: int, hi: int) -> None:
+        extents = segment.extents
+        if holding.spans:
+            span = holding.spans[-1]
+            extent: Extent = span[0]  # type: ignore[assignment]
+            if (
+                extent.segment is segment
+                and extent.hi == lo
+                and span[1] == lo
+                and (len(extents) == 1 or not _later_copy(extents, extent, lo, hi))
+            ):
+                _move_depth(extent, lo, hi)
+                extent.hi = extent.held = hi
+                span[1] = hi
+                return
+        self._seq += 1
+        extent = Extent(segment, lo, hi, self._seq)
+        extent.held = hi
+        extent.depths[hi] = 1
+        extent.holders.append(holding)
+        extents.append(extent)
+        holding.spans.append([extent, hi])
+
+    def _drop_reference(self, extent: Extent, depth: int, holding: Holding) -> None:
+        depths = extent.depths
+        left = depths[depth] - 1
+        extent.holders.remove(holding)
+        if left:
+            depths[depth] = left
+            return
+        del depths[depth]
+        if depth < extent.held:
+            return
+        held = max(depths) if depths else extent.lo
+        extent.held = held
+        run = FreeRun(extent, held, depth, holding.owner)
+        extent.runs.append(run)
+        self._link(run, self._list.prev)
+        self.free += depth - held
+        self.cached += depth - held
+
+    def _touch(self, extent: Extent, upto: int) -> None:
+        runs = extent.runs
+        taken = upto - extent.held
+        while runs and runs[-1].lo < upto:
+            run = runs[-1]
+            if run.hi > upto:
+                run.lo = upto
+                break
+            runs.pop()
+            self._unlink(run)
+        extent.held = upto
+        self.free -= taken
+        self.cached -= taken
+
+    def _evict(self, extent: Extent, run: FreeRun, count: int) -> None:
+        """Forget the deepest ``count`` blocks of an extent; ``run`` already lacks them."""
+        if extent.stores and self.on_reuse is not None:
+            for lo, hi, job in extent.stores:
+                if lo < extent.hi and hi > extent.hi - count:
+                    self.on_reuse(job)
+            extent.stores = [s for s in extent.stores if s[0] < extent.hi - count]
+        extent.hi -= count
+        self.cached -= count
+        self.evicted += count
+        if run.hi == run.lo:
+            self._unlink(run)
+            extent.runs.remove(run)
+            if extent.hi == extent.lo:
+                segment = extent.segment
+                segment.extents.remove(extent)
+                if not segment.extents and not segment.live:
+                    self._tree.forget(segment)
+
+    def _split(self, extent: Extent, at: int) -> Extent:
+        """Cut an extent in two at block ``at``; returns the upper part."""
+        upper = Extent(extent.segment, at, extent.hi, extent.seq)
+        extent.hi = at
+        upper.held = max(at, extent.held)
+        extent.held = min(at, extent.held)
+        siblings = extent.segment.extents
+        siblings.insert(siblings.index(extent) + 1, upper)
+        for depth in sorted(d for d in extent.depths if d > at):
+            count = extent.depths.pop(depth)
+            upper.depths[depth] = count
+            extent.depths[at] = extent.depths.get(at, 0) + count
+        for holding in list(extent.holders):
+            for position, span in enumerate(holding.spans):
+                if span[0] is extent:
+                    if span[1] > at:  # type: ignore[operator]
+                        upper.holders.append(holding)
+                        holding.spans.insert(position + 1, [upper, span[1]])
+                        span[1] = at
+                    break
+        kept: list[FreeRun] = []
+        for run in extent.runs:
+            if run.lo >= at:
+                run.extent = upper
+                upper.runs.append(run)
+            elif run.hi > at:
+                deep = FreeRun(upper, at, run.hi, run.owner)
+                upper.runs.append(deep)
+                self._link(deep, run.prev)
+                run.hi = at
+                kept.append(run)
+            else:
+                kept.append(run)
+        extent.runs = kept
+        if extent.stores:
+            upper.stores = [s for s in extent.stores if s[1] > at]
+            for _, _, job in upper.stores:
+                self._watched[job].append(upper)
+            extent.stores = [s for s in extent.stores if s[0] < at]
+        return upper
+
+    def _choose(self) -> FreeRun:
+        """The run that the policy gives up first; empty blocks always go before cached ones."""
+        key = self.evict_key
+        assert key is not None
+        best: FreeRun | None = None
+        best_key: object = None
+        run = self._list.next
+        while run is not self._list:
+            if run.extent is None:
+                return run
+            value = key(run.owner)
+            if best is None or value < best_key:  # type: ignore[operator]
+                best, best_key = run, value
+            run = run.next
+        assert best is not None
+        return best
+
+    def _add_empty(self, count: int) -> None:
+        at = self._list.next if self._unhashed_first else self._list.prev
+        if at is not self._list and at.extent is None:
+            at.hi += count
+        else:
+            self._link(
+                FreeRun(None, 0, count), self._list if self._unhashed_first else self._list.prev
+            )
+
+    def _link(self, run: FreeRun, after: FreeRun) -> None:
+        run.prev, run.next = after, after.next
+        after.next.prev = run
+        after.next = run
+
+    def _unlink(self, run: FreeRun) -> None:
+        run.prev.next = run.next
+        run.next.prev = run.prev
+
+    # -- inspection ------------------------------------------------------------------------------
+
+    def free_list(self) -> list[tuple[Segment | None, int]]:
+        """The free list, head first: ``(segment, block index)``, or ``(None, 0)`` if empty."""
+        blocks: list[tuple[Segment | None, int]] = []
+        run = self._list.next
+        while run is not self._list:
+            if run.extent is None:
+                blocks.extend([(None, 0)] * (run.hi - run.lo))
+            else:
+                blocks.extend((run.extent.segment, i) for i in range(run.hi - 1, run.lo - 1, -1))
+            run = run.next
+        return blocks
+
+    def check(self, holdings: list[Holding]) -> None:
+        """Verify block conservation.
+
+        Raises:
+            AssertionError: free + held differs from the capacity; the message has all terms.
+        """
+        free = empty = 0
+        extents: dict[int, Extent] = {}
+        run = self._list.next
+        while run is not self._list:
+            free += run.hi - run.lo
+            if run.extent is None:
+                empty += run.hi - run.lo
+            else:
+                extents[id(run.extent)] = run.extent
+            run = run.next
+        private = sum(h.private for h in holdings)
+        for holding in holdings:
+            for extent, _ in holding.spans:
+                extents[id(extent)] = extent  # type: ignore[assignment]
+        held = sum(e.held - e.lo for e in extents.values())
+        equation = (
+            f"free {free} (counted {self.free}) + held {held} + private {private}"
+            f" = capacity {self.capacity}"
+        )
+        assert free == self.free, equation
+        assert free + held + private == self.capacity, equation
+        assert free - empty == self.cached, f"cached {self.cached}, listed {free - empty}"
+        for extent in extents.values():
+            assert extent.held == max(extent.depths, default=extent.lo), f"{extent!r} {extent.depths}"
+
+
+def _covering(extents: list[Extent], block: int) -> tuple[Extent | None, int]:
+    """The oldest copy of a block, and up to which block it stays the oldest."""
+    if len(extents) == 1:
+        extent = extents[0]
+        return (extent, extent.hi) if extent.lo <= block < extent.hi else (None, block)
+    best: Extent | None = None
+    for extent in extents:
+        if extent.lo <= block < extent.hi and (best is None or extent.seq < best.seq):
+            best = extent
+    if best is None:
+        return None, block
+    end = best.hi
+    for extent in extents:
+        if extent.seq < best.seq and block < extent.lo < end:
+            end = extent.lo
+    return best, end
+
+
+def _later_copy(extents: list[Extent], extent: Extent, lo: int, hi: int) -> bool:
+    """Whether a younger extent already has some of ``[lo, hi)``: growing would overtake it."""
+    return any(e.seq > extent.seq and e.lo < hi and e.hi > lo for e in extents)
+
+
+def _move_depth(extent: Extent, old: int, new: int) -> None:
+    depths = extent.depths
+    left = depths[old] - 1
+    if left:
+        depths[old] = left
+    else:
+        del depths[old]
+    depths[new] = 1

@@ -1,0 +1,271 @@
+"""Collects result rows and totals while a host runs.
+
+Formulas of every derived column are in ``docs/metrics.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tokencake.sim.calls import Call, ProgramRun
+from tokencake.sim.config import PS
+from tokencake.sim.records import (
+    CALL_COLUMNS,
+    DECISION_COLUMNS,
+    KV_COLUMNS,
+    PROGRAM_COLUMNS,
+    TRANSFER_COLUMNS,
+    Integral,
+    Table,
+    distribution,
+)
+
+if TYPE_CHECKING:
+    from tokencake.sim.host import Host
+    from tokencake.sim.link import Transfer
+
+_SAMPLES = 4000
+
+
+class Metrics:
+    """Rows, integrals and counters of one run."""
+
+    def __init__(self, host: Host):
+        self._host = host
+        self.programs = Table(PROGRAM_COLUMNS)
+        self.calls = Table(CALL_COLUMNS)
+        self.transfers = Table(TRANSFER_COLUMNS)
+        self.decisions = Table(DECISION_COLUMNS)
+        self.progress: Callable[[int], None] | None = None
+        self.steps = 0
+        self.counts: dict[str, int] = {}
+        self._used = Integral()
+        self._pinned = Integral()
+        self._running = Integral()
+        self._waiting = Integral()
+        self._kv: list[tuple[int, int, int, int, int, int]] = []
+        self._kv_every_ps = 0
+        self._end_ps = 0
+        self._inversions = 0
+        self._late_ps = 0
+        self._output = 0
+
+    # -- what the host reports --------------------------------------------------------------------
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count an event for the summary's ``events``."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    def used_rises(self, blocks: int, moment: int) -> None:
+        """Blocks were taken during a jump; ``moment`` is the sum of their times in picoseconds."""
+        self._used.value += blocks
+        self._used.moment += moment
+
+    def late(self, late_ps: int) -> None:
+        """A call waited this long for KV that was on its way to the GPU."""
+        self._late_ps += late_ps
+
+    def sample(self, now_ps: int) -> None:
+        """Note the state of memory and queues after a step was planned."""
+        host = self._host
+        pool = host.pool
+        scheduler = host.scheduler
+        used = pool.capacity - pool.free
+        pinned = host.placement.pinned_blocks
+        if used != self._used.value:
+            self._used.set(used, now_ps)
+        if pinned != self._pinned.value:
+            self._pinned.set(pinned, now_ps)
+        running, waiting = len(scheduler.running), len(scheduler.waiting) + len(scheduler.loading)
+        if running != self._running.value or waiting != self._waiting.value:
+            self._running.set(running, now_ps)
+            self._waiting.set(waiting, now_ps)
+            if not self._kv or now_ps - self._kv[-1][0] >= self._kv_every_ps:
+                self._sample_kv(now_ps, used, pinned)
+
+    def _sample_kv(self, now_ps: int, used: int, pinned: int) -> None:
+        pool = self._host.pool
+        cached = pool.cached
+        row = (now_ps, used - pinned, pinned, cached, pool.free - cached, self._host.cpu.cached)
+        self._kv.append(row)
+        if len(self._kv) == _SAMPLES:  # keep every other sample from now on
+            self._kv = self._kv[::2]
+            span = self._kv[-1][0] - self._kv[0][0]
+            self._kv_every_ps = max(1, 2 * span // _SAMPLES)
+
+    def call(self, call: Call, now_ps: int) -> None:
+        """A call finished."""
+        self._end_ps = now_ps
+        self._output += call.output
+        node = call.node
+        sums = call.program.sums
+        computed = call.prompt - call.gpu_hit_tokens - call.cpu_hit_tokens
+        sums.calls += 1
+        sums.output += call.output
+        sums.computed += computed
+        sums.gpu_hit += call.gpu_hit_tokens
+        sums.cpu_hit += call.cpu_hit_tokens
+        sums.preemptions += call.preemptions
+        sums.llm_ps += now_ps - call.arrival_ps
+        sums.queue_ps += call.queue_ps
+        first = call.first_token_ps
+        self.calls.add(
+            call.program.program.program,
+            node.id,
+            node.agent,
+            node.agent_type,
+            call.arrival_ps / PS,
+            call.admitted_ps / PS,
+            first / PS,
+            now_ps / PS,
+            (now_ps - call.arrival_ps) / PS,
+            (first - call.arrival_ps) / PS,
+            call.queue_ps / PS,
+            (first - call.admitted_ps) / PS,
+            (now_ps - first) / PS,
+            call.prompt,
+            call.output,
+            computed,
+            call.gpu_hit_tokens,
+            call.cpu_hit_tokens,
+            call.recomputed,
+            call.preemptions,
+            "finished",
+            node.critical,
+        )
+
+    def admitted(self, call: Call) -> None:
+        """A call was admitted: did it overtake a critical call?"""
+        if not call.node.critical:
+            waiting = self._host.scheduler.waiting
+            self._inversions += any(c.node.critical and c.order < call.order for c in waiting)
+
+    def refused(self, call: Call, too_long: bool) -> None:
+        """A call can never run: it is longer than the model, or than memory."""
+        self.count("refused_model_len" if too_long else "refused_memory")
+        node = call.node
+        at = call.arrival_ps / PS
+        self._end_ps = max(self._end_ps, call.arrival_ps)
+        self.calls.add(
+            call.program.program.program, node.id, node.agent, node.agent_type, at,
+            None, None, None, None, None, None, None, None,
+            call.prompt, 0, 0, 0, 0, 0, 0, "refused", node.critical,
+        )  # fmt: skip
+
+    def program(self, run: ProgramRun) -> None:
+        """A program ended."""
+        now = self._host.now_ps
+        self._end_ps = max(self._end_ps, now)
+        sums = run.sums
+        refused = sums.refused
+        self.programs.add(
+            run.program.program,
+            run.program.app,
+            run.arrival_ps / PS,
+            now / PS,
+            None if refused else (now - run.arrival_ps) / PS,
+            sums.calls,
+            sums.tools,
+            sums.output,
+            sums.computed,
+            sums.gpu_hit,
+            sums.cpu_hit,
+            sums.preemptions,
+            refused,
+            sums.llm_ps / PS,
+            sums.tool_ps / PS,
+            sums.queue_ps / PS,
+        )
+        if self.progress is not None:
+            self.progress(len(self.programs))
+
+    def transfer(self, transfer: Transfer, call: Call, blocks: int) -> None:
+        """A transfer left the link."""
+        self.transfers.add(
+            transfer.start_ps / PS,
+            transfer.finish_ps / PS,
+            transfer.direction,
+            call.program.program.program,
+            call.node.id,
+            blocks,
+            transfer.size_bytes,
+            transfer.cause,
+            transfer.state,
+        )
+
+    # -- results ----------------------------------------------------------------------------------------
+
+    def kv(self) -> Table:
+        """Memory over time, in blocks, at most a few thousand rows."""
+        table = Table(KV_COLUMNS)
+        for at, *blocks in self._kv:
+            table.add(at / PS, *blocks)
+        return table
+
+    def summary(self) -> dict[str, Any]:
+        """Totals and distributions (keys: ``docs/metrics.md``)."""
+        host = self._host
+        config = host.config
+        end = self._end_ps or 1
+        calls = self.calls.columns
+        programs = self.programs.columns
+        done = [i for i, status in enumerate(calls["status"]) if status == "finished"]
+
+        def of(name: str) -> list[float]:
+            column = calls[name]
+            return [column[i] for i in done]
+
+        latencies = [v for v in programs["latency_s"] if v is not None]
+        capacity = host.pool.capacity
+        used, pinned = self._used.upto(end), self._pinned.upto(end)
+        wasted = (host.cpu.stored - host.cpu.used) * config.block_bytes
+        return {
+            "host": "sim",
+            "policy": "",
+            "seed": config.seed,
+            "trace_sha256": "",
+            "programs": len(self.programs),
+            "calls": len(done),
+            "refused_programs": sum(programs["refused"]),
+            "refused_calls": len(self.calls) - len(done),
+            "makespan_s": self._end_ps / PS,
+            "program_latency_s": distribution(latencies),
+            "ttft_s": distribution(of("ttft_s")),
+            "queue_s": distribution(of("queue_s")),
+            "call_latency_s": distribution(of("latency_s")),
+            "prefill_s": distribution(of("prefill_s")),
+            "decode_s": distribution(of("decode_s")),
+            "output_tokens": self._output,
+            "prefill_tokens": {
+                "computed": sum(of("computed_tokens")),
+                "gpu_hit": sum(of("gpu_hit_tokens")),
+                "cpu_hit": sum(of("cpu_hit_tokens")),
+                "recomputed": sum(of("recomputed_tokens")),
+            },
+            "preemptions": host.scheduler.preemptions,
+            "running_mean": self._running.upto(end) / end,
+            "waiting_mean": self._waiting.upto(end) / end,
+            "kv_usage_mean": used / (end * capacity),
+            "kv_effective_mean": (used - pinned) / (end * capacity),
+            "stalled_kv_gb_s": pinned * config.block_bytes / PS / 1e9,
+            "d2h_bytes": host.link.moved_bytes("d2h"),
+            "h2d_bytes": host.link.moved_bytes("h2d"),
+            "d2h_time_s": host.link.busy_ps("d2h") / PS,
+            "h2d_time_s": host.link.busy_ps("h2d") / PS,
+            "offload_wasted_bytes": wasted,
+            "upload_late_s": self._late_ps / PS,
+            "free_list_turnover_s": self._turnover_s(end, used),
+            "critical_inversions": self._inversions,
+            "steps": self.steps,
+            "outside_measured_range": dict(config.latency.outside()),
+            "events": dict(sorted(self.counts.items())),
+        }
+
+    def _turnover_s(self, end: int, used: int) -> float | None:
+        """Mean free blocks over the rate at which cached blocks are overwritten."""
+        evicted = self._host.pool.evicted
+        if not evicted:
+            return None
+        free_mean = self._host.pool.capacity - used / end
+        return free_mean / (evicted / (end / PS))

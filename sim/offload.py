@@ -1,0 +1,205 @@
+"""KV between GPU and CPU the way vLLM's own offloading connector moves it.
+
+``vllm/distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py`` (0.32): blocks are copied
+to the CPU as they are computed, without being held; a waiting call whose next blocks are in the CPU
+tier gets GPU blocks at once and waits for the copy; a call whose blocks are being written, or are
+being read by another call, is asked again later. A GPU block that is reused while a store still
+reads it makes the coming step wait for that store (``jobs_to_flush``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokencake.sim.calls import Call, Status
+from tokencake.sim.clock import Alarm, Priority
+from tokencake.sim.cpu import Key
+from tokencake.sim.kv import Extent
+from tokencake.sim.link import Transfer
+
+if TYPE_CHECKING:
+    from tokencake.sim.host import Host
+    from tokencake.sim.scheduler import Step
+
+
+class StoreJob:
+    """Blocks of one call on their way to the CPU, read in place."""
+
+    __slots__ = ("call", "extents", "keys", "transfer")
+
+    def __init__(self, call: Call, keys: list[Key]):
+        self.call = call
+        self.keys = keys
+        self.transfer: Transfer | None = None
+        self.extents: list[Extent] = []
+
+
+class Offloading:
+    """Stores on compute and loads on hit.
+
+    Attributes:
+        reading: Blocks that a load is bringing to the GPU; other calls wait for them.
+    """
+
+    def __init__(self, host: Host):
+        self._host = host
+        self.reading: dict[Key, int] = {}
+        self._new: list[StoreJob] = []
+        self._waiting: dict[int, list[StoreJob]] = {}
+        self._moving: dict[Call, list[StoreJob]] = {}
+        self._flush: list[StoreJob] = []
+
+    # -- stores -----------------------------------------------------------------------------------
+
+    def computed(self, step: Step, call: Call, cause: str) -> None:
+        """A call gets more full blocks in ``step``: copy what the policy wants copied."""
+        host = self._host
+        wanted = host.policy.store(host.view, host.placement.chain_view(call), cause)
+        limit = min(wanted, call.holding.hashed)
+        if limit <= call.stored:
+            return
+        chain = call.holding.chain
+        keys = host.cpu.missing(chain, call.stored, limit)
+        if keys:
+            if not host.cpu.begin_store(keys, host.cpu.keys(chain, call.stored, limit), call):
+                host.metrics.count("stores_skipped")
+                return
+            job = StoreJob(call, keys)
+            call.stores += 1
+            self._moving.setdefault(call, []).append(job)
+            self._waiting.setdefault(step.number, []).append(job)
+            host.pool.watch(call.holding, call.stored, limit, job)
+        call.stored = limit
+
+    def step_ended(self, step: Step) -> None:
+        """The blocks of ``step`` are computed: their copies start."""
+        if self._waiting:
+            for job in self._waiting.pop(step.number, ()):
+                self._submit(job)
+
+    def awaits(self, step: Step) -> bool:
+        """Whether the end of ``step`` starts a copy."""
+        return step.number in self._waiting
+
+    def reused(self, job: object) -> None:
+        """A block that ``job`` still reads has been given to another call."""
+        assert isinstance(job, StoreJob)
+        self._flush.append(job)
+
+    def preempted(self, call: Call) -> None:
+        """A preempted call's stores are waited for before its blocks are written again."""
+        self._flush.extend(self._moving.get(call, ()))
+
+    def step_starts(self, start_ps: int) -> int:
+        """When a step can start that would overwrite blocks still being stored."""
+        if not self._flush:
+            return start_ps
+        flush, self._flush = self._flush, []
+        for job in flush:
+            if job.transfer is None:
+                for jobs in self._waiting.values():
+                    if job in jobs:
+                        jobs.remove(job)
+                self._submit(job)
+            assert job.transfer is not None
+            if job.transfer.state == "moving":
+                start_ps = max(start_ps, self._host.link.eta_ps(job.transfer))
+        return start_ps
+
+    def _submit(self, job: StoreJob) -> None:
+        host = self._host
+        size = len(job.keys) * host.config.block_bytes
+        job.transfer = Transfer("d2h", size, _runs(job.keys), "store", job, self._stored)
+        host.link.start(job.transfer)
+
+    def _stored(self, transfer: Transfer) -> None:
+        job = transfer.subject
+        assert isinstance(job, StoreJob)
+        host = self._host
+        host.metrics.transfer(transfer, job.call, len(job.keys))
+
+        def done() -> None:
+            host.cpu.end_store(job.keys)
+            host.pool.unwatch(job)
+            job.call.stores -= 1
+            jobs = self._moving[job.call]
+            jobs.remove(job)
+            if not jobs:
+                del self._moving[job.call]
+
+        host.notice(done)
+
+    def finished(self, call: Call) -> None:
+        """A call ended: what it stored or loaded becomes the most recently used."""
+        self._host.cpu.touch(call.holding.chain, 0, call.stored)
+
+    # -- loads ------------------------------------------------------------------------------------
+
+    def find(self, call: Call, gpu_hit: int) -> int | None:
+        """Blocks after a GPU hit that can be loaded; None: ask again later."""
+        if call.stores:
+            return None
+        chain = call.holding.chain
+        limit = call.tokens // self._host.config.engine.block_size
+        found, pending = self._host.cpu.match(chain, gpu_hit, limit)
+        if pending:
+            return None
+        if found and self.reading:
+            for key in self._host.cpu.keys(chain, gpu_hit, gpu_hit + found):
+                if key in self.reading:
+                    return None
+        return found
+
+    def load(self, call: Call, gpu_hit: int, blocks: int) -> None:
+        """Give a waiting call the GPU blocks for its CPU hit, and start to fill them."""
+        host = self._host
+        host.pool.take(call.holding, blocks)
+        size = host.config.engine.block_size
+        call.computed = min((gpu_hit + blocks) * size, call.tokens)
+        call.status = Status.LOADING
+        call.stored = max(call.stored, gpu_hit + blocks)
+        host.scheduler.loading.append(call)
+        keys = host.cpu.keys(call.holding.chain, gpu_hit, gpu_hit + blocks)
+        self.begin_read(keys)
+        size_bytes = blocks * host.config.block_bytes
+        transfer = Transfer("h2d", size_bytes, _runs(keys), "load", call, self._loaded)
+        now = host.now_ps
+        busy = host.scheduler.inflight[-1].end_ps if host.scheduler.inflight else now
+        Alarm(host.env, max(0, busy - now), Priority.TRANSFER, host.link.start, transfer)
+        call.load = keys
+
+    def begin_read(self, keys: list[Key]) -> None:
+        """Keep CPU blocks while they are read; nobody else reads them meanwhile."""
+        self._host.cpu.begin_load(keys)
+        for key in keys:
+            self.reading[key] = self.reading.get(key, 0) + 1
+
+    def end_read(self, keys: list[Key]) -> None:
+        """The blocks were read."""
+        self._host.cpu.end_load(keys)
+        for key in keys:
+            left = self.reading[key] - 1
+            if left:
+                self.reading[key] = left
+            else:
+                del self.reading[key]
+
+    def _loaded(self, transfer: Transfer) -> None:
+        call = transfer.subject
+        assert isinstance(call, Call)
+        host = self._host
+        keys: list[Key] = call.load  # type: ignore[assignment]
+        host.metrics.transfer(transfer, call, len(keys))
+        host.metrics.late(transfer.finish_ps - transfer.start_ps)
+
+        def done() -> None:
+            self.end_read(keys)
+            call.load = None
+            call.status = Status.LOADED
+
+        host.notice(done)
+
+
+def _runs(keys: list[Key]) -> int:
+    """Contiguous runs of blocks: one for each segment that the keys come from."""
+    return len(dict.fromkeys(key[0] for key in keys))

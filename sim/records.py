@@ -1,0 +1,175 @@
+"""What a run leaves behind: result rows, totals and the timeline of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Table:
+    """Rows of plain values under named columns.
+
+    Attributes:
+        names: Column names, in order.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.names = tuple(names)
+        self._rows: list[tuple[Any, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, *values: Any) -> None:
+        """Append one row."""
+        self._rows.append(values)
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """All values, column by column."""
+        if not self._rows:
+            return {name: [] for name in self.names}
+        return {name: list(column) for name, column in zip(self.names, zip(*self._rows, strict=True), strict=True)}
+
+
+PROGRAM_COLUMNS = (
+    "program",
+    "app",
+    "arrival_s",
+    "finish_s",
+    "latency_s",
+    "calls",
+    "tool_calls",
+    "output_tokens",
+    "prefill_computed_tokens",
+    "gpu_hit_tokens",
+    "cpu_hit_tokens",
+    "preemptions",
+    "refused",
+    "llm_s",
+    "tool_s",
+    "queue_s",
+)
+
+CALL_COLUMNS = (
+    "program",
+    "call",
+    "agent",
+    "agent_type",
+    "arrival_s",
+    "admitted_s",
+    "first_token_s",
+    "finish_s",
+    "latency_s",
+    "ttft_s",
+    "queue_s",
+    "prefill_s",
+    "decode_s",
+    "prompt_tokens",
+    "output_tokens",
+    "computed_tokens",
+    "gpu_hit_tokens",
+    "cpu_hit_tokens",
+    "recomputed_tokens",
+    "preemptions",
+    "status",
+    "critical",
+)
+
+TRANSFER_COLUMNS = (
+    "start_s",
+    "finish_s",
+    "direction",
+    "program",
+    "call",
+    "blocks",
+    "bytes",
+    "cause",
+    "status",
+)
+
+KV_COLUMNS = (
+    "time_s",
+    "running_blocks",
+    "stalled_blocks",
+    "cached_blocks",
+    "free_blocks",
+    "cpu_blocks",
+)
+
+DECISION_COLUMNS = ("time_s", "step", "hook", "subject", "decision", "outcome")
+
+
+@dataclass(slots=True)
+class RunResult:
+    """Everything a run returns; nothing is written anywhere.
+
+    Attributes:
+        summary: Totals and percentiles, as documented in ``docs/metrics.md``.
+        programs: One row a program.
+        calls: One row a call.
+        transfers: One row a transfer between the tiers.
+        kv: Memory over time, in blocks.
+        decisions: Decision log, empty unless asked for.
+        timing: ``wall_s``, ``loop_cpu_s`` and ``peak_rss_mb`` of the run itself.
+    """
+
+    summary: dict[str, Any]
+    programs: Table
+    calls: Table
+    transfers: Table
+    kv: Table
+    decisions: Table
+    timing: dict[str, float] = field(default_factory=dict)
+
+
+class Integral:
+    """Time integral of a piecewise constant quantity, exact in integers.
+
+    With changes ``d`` at times ``t``, the integral up to ``T`` is ``value * T - sum(d * t)``.
+    """
+
+    __slots__ = ("moment", "value")
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.moment = 0
+
+    def set(self, value: int, now_ps: int) -> None:
+        """The quantity is ``value`` from now on."""
+        self.moment += (value - self.value) * now_ps
+        self.value = value
+
+    def upto(self, now_ps: int) -> int:
+        """Integral from time zero, in units of the quantity times picoseconds."""
+        return self.value * now_ps - self.moment
+
+
+def percentile(ordered: Sequence[float], q: float) -> float:
+    """Percentile by linear interpolation between order statistics (NumPy's default).
+
+    Args:
+        ordered: Values in ascending order.
+        q: Between 0 and 100.
+    """
+    if not ordered:
+        return 0.0
+    position = (len(ordered) - 1) * q / 100
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def distribution(values: Sequence[float]) -> dict[str, float]:
+    """Mean, median, tail percentiles and maximum of a sample; zeros if it is empty."""
+    ordered = sorted(values)
+    mean = sum(ordered) / len(ordered) if ordered else 0.0
+    return {
+        "mean": mean,
+        "p50": percentile(ordered, 50),
+        "p90": percentile(ordered, 90),
+        "p95": percentile(ordered, 95),
+        "p99": percentile(ordered, 99),
+        "max": ordered[-1] if ordered else 0.0,
+    }

@@ -1,0 +1,59 @@
+"""The simulator's front door."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterable
+
+from tokencake.policies.api import Info, Policy
+from tokencake.sim.config import SimConfig
+from tokencake.sim.host import Host
+from tokencake.sim.knowledge import Knowledge
+from tokencake.sim.records import RunResult
+from tokencake.traces.schema import Program
+
+
+def simulate(
+    programs: Iterable[Program],
+    config: SimConfig,
+    policy: Policy,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> RunResult:
+    """Replay programs under a policy and return what happened.
+
+    Args:
+        programs: Programs in order of arrival. Read lazily, and twice (so it must be re-iterable)
+            if the policy's information level is ``CLASS_MEAN``.
+        config: Engine, hardware and replay.
+        policy: A fresh policy object; it is the only thing that is mutated.
+        progress: Called with the number of programs done.
+
+    Returns:
+        Rows and totals; nothing is written.
+
+    Raises:
+        ConfigError: The programs are not in order of arrival.
+        RuntimeError: The policy leaves calls waiting for ever.
+    """
+    knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
+    wall, cpu = time.perf_counter(), time.process_time()
+    host = Host(config, policy, iter(programs), knowledge)
+    host.run(progress)
+    timing = {
+        "loop_cpu_s": time.process_time() - cpu,
+        "wall_s": time.perf_counter() - wall,
+    }
+    metrics = host.metrics
+    result = RunResult(
+        metrics.summary(),
+        metrics.programs,
+        metrics.calls,
+        metrics.transfers,
+        metrics.kv(),
+        metrics.decisions,
+        timing,
+    )
+    timing["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return result

@@ -1,0 +1,171 @@
+"""The applications' side: programs arrive, nodes wait for each other, tools take their time.
+
+The same driver serves every host: it knows the graph and the clock, not the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import simpy
+
+from tokencake.sim.calls import Call, ProgramRun
+from tokencake.sim.clock import Alarm, Priority
+from tokencake.sim.config import PS, ConfigError, to_ps
+from tokencake.traces.resolve import resolve
+from tokencake.traces.schema import LLMNode, Node, Program, ToolNode
+
+if TYPE_CHECKING:
+    from tokencake.sim.config import WorkloadConfig
+
+
+class Engine(Protocol):
+    """What the driver tells the engine's side."""
+
+    def program_started(self, run: ProgramRun) -> None: ...
+    def program_finished(self, run: ProgramRun) -> None: ...
+    def call_arrived(self, call: Call) -> None: ...
+    def tool_started(self, run: ProgramRun, node: ToolNode) -> None: ...
+    def tool_finished(self, run: ProgramRun, node: ToolNode) -> None: ...
+
+
+class Driver:
+    """Replays programs against an engine.
+
+    Args:
+        env: Clock.
+        programs: Programs in order of arrival; read lazily.
+        workload: How they are replayed.
+        engine: Told about every arrival and tool.
+
+    Attributes:
+        programs: Programs under way, by id.
+        done: Programs that ended.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        programs: Iterator[Program],
+        workload: WorkloadConfig,
+        engine: Engine,
+    ):
+        self.programs: dict[str, ProgramRun] = {}
+        self.started = self.done = 0
+        self._env = env
+        self._source = programs
+        self._engine = engine
+        self._timed = workload.calls == "timed"
+        self._delay_ps = to_ps(workload.client_delay_s)
+        self._places = workload.concurrency
+        self._calls = 0
+
+    def start(self) -> None:
+        """Schedule the first arrival."""
+        for _ in range(self._places or 1):
+            self._next_arrival()
+
+    def _finished(self, run: ProgramRun, node: Node) -> None:
+        run.finished.append(node.id)
+        for follower in run.followers.get(node.id, ()):
+            run.pending[follower.id] -= 1
+            if not run.pending[follower.id]:
+                self._ready(run, follower)
+        if len(run.finished) == len(run.nodes):
+            self._end(run)
+
+    def refuse(self, run: ProgramRun) -> None:
+        """A call of the program cannot run at all: the program ends with what is under way."""
+        run.sums.refused = True
+        self.ended(run)
+
+    def _end(self, run: ProgramRun) -> None:
+        self.done += 1
+        del self.programs[run.program.program]
+        self._engine.program_finished(run)
+        if self._places:
+            self._next_arrival()
+
+    def _next_arrival(self) -> None:
+        program = next(self._source, None)
+        if program is None:
+            return
+        now = int(self._env.now)
+        at = now if self._places else to_ps(program.arrival_s)
+        if at < now:
+            raise ConfigError(
+                f"programs must be in order of arrival: {program.program!r} arrives at"
+                f" {program.arrival_s} s, after a program of {now / PS} s"
+            )
+        Alarm(self._env, at - now, Priority.ARRIVAL, self._arrive, program)
+
+    def _arrive(self, program: Program) -> None:
+        run = ProgramRun(program, resolve(program), int(self._env.now))
+        self.programs[program.program] = run
+        self.started += 1
+        self._engine.program_started(run)
+        for node in program.nodes:
+            if not node.after:
+                self._ready(run, node, first=True)
+        if not self._places:
+            self._next_arrival()
+
+    def _ready(self, run: ProgramRun, node: Node, *, first: bool = False) -> None:
+        now = int(self._env.now)
+        run.active += 1
+        at = now + to_ps(node.delay_s) if node.delay_s else now
+        if isinstance(node, LLMNode):
+            if not first:
+                at += self._delay_ps
+            if self._timed and node.at_s is not None:
+                at = max(at, to_ps(node.at_s))
+            if first and at == now:
+                self._call(run, node)
+            else:
+                Alarm(self._env, at - now, Priority.ARRIVAL, self._call, run, node)
+            return
+        if self._timed and node.at_s is not None:
+            at = max(at, to_ps(node.at_s))
+        if at == now:
+            self._tool(run, node)
+        else:
+            Alarm(self._env, at - now, Priority.TOOL, self._tool, run, node)
+
+    def _call(self, run: ProgramRun, node: LLMNode) -> None:
+        if run.sums.refused:
+            self.ended(run)
+            return
+        self._calls += 1
+        call = Call(run, node, self._calls, run.resolved[node.id].prompt_tokens)
+        call.arrival_ps = int(self._env.now)
+        run.calls[node.id] = call
+        self._engine.call_arrived(call)
+
+    def _tool(self, run: ProgramRun, node: ToolNode) -> None:
+        if run.sums.refused:
+            self.ended(run)
+            return
+        run.tool_started_ps[node.id] = int(self._env.now)
+        self._engine.tool_started(run, node)
+        Alarm(self._env, to_ps(node.duration_s), Priority.TOOL, self._tool_ended, run, node)
+
+    def _tool_ended(self, run: ProgramRun, node: ToolNode) -> None:
+        run.sums.tools += 1
+        run.sums.tool_ps += int(self._env.now) - run.tool_started_ps[node.id]
+        self._engine.tool_finished(run, node)
+        self.ended(run, node)
+
+    def ended(self, run: ProgramRun, node: Node | None = None) -> None:
+        """Something under way ended: start what waited for it, or end the program.
+
+        Args:
+            run: The program.
+            node: What ended; None if it never ran.
+        """
+        run.active -= 1
+        if run.sums.refused:
+            if not run.active and run.program.program in self.programs:
+                self._end(run)
+        elif node is not None:
+            self._finished(run, node)
