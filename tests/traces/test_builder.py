@@ -53,7 +53,7 @@ def test_errors_come_early_and_name_the_rule() -> None:
     call = app.call(agent, prompt=[("s", 1)], output_tokens=1, id="one")
     with pytest.raises(BadInput, match="id: must be unique in the program, got 'one'"):
         app.call(agent, prompt=[("s", 1)], output_tokens=1, id="one")
-    with pytest.raises(BadInput, match="search.duration_s: is required where there are no stages"):
+    with pytest.raises(BadInput, match=r"search\.duration_s: is required where there are no stages"):
         app.func("search", after=[call])
     app.edge(call, call)
     with pytest.raises(BadInput, match="must not be part of a dependency cycle"):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_code_writer_shares_what_the_authors_share() -> None:
         assert len({twin.prompt for twin in twins}) == 1
         assert len({twin.output for twin in twins}) == len(twins)
     spine = ["architect_1", "search_1", "judger_1", "architect_2", "search_2", "judger_2", "file_write_plan"]
-    for before, after in zip(spine, spine[1:], strict=False):
+    for before, after in pairwise(spine):
         whole = first[before].prompt + first[before].output
         assert first[after].prompt[: len(whole)] == whole
 

@@ -71,7 +71,9 @@ def programs(draw: st.DrawFn) -> Program:
                 else:
                     refs.append(st.just(ResultOf(a)))
             prompt = (Piece(draw(names), draw(st.integers(1, 10**6))), *draw(st.lists(st.one_of(refs), max_size=4)))
-            output = draw(st.none() | st.lists(pieces, min_size=1, max_size=2).filter(lambda p: sum(x.tokens for x in p)))
+            output = draw(
+                st.none() | st.lists(pieces, min_size=1, max_size=2).filter(lambda p: sum(x.tokens for x in p))
+            )
             tokens = sum(p.tokens for p in output) if output else draw(st.integers(1, 10**6))
             limit = draw(st.none() | st.integers(tokens, 2 * tokens))
             node = LLMNode(

@@ -50,9 +50,18 @@ class Prompt:
 class HashMap:
     """The prompts of one hash scope, added in the order of time."""
 
-    def __init__(self, scope: str, block_tokens: int, report: Report) -> None:
-        """Start an empty scope whose stream names begin with ``scope``."""
+    def __init__(self, scope: str, block_tokens: int, report: Report, *, graph: bool = False) -> None:
+        """Start an empty scope.
+
+        Args:
+            scope: what the stream names begin with.
+            block_tokens: tokens of a block.
+            report: where the rules are counted.
+            graph: whether it is known which call comes after which; then a prompt continues only
+                calls that it comes after. Otherwise it may continue any earlier one.
+        """
         self._scope = scope
+        self._graph = graph
         self._block = block_tokens
         self._report = report
         self._first: dict[int, Prompt] = {}
@@ -69,13 +78,13 @@ class HashMap:
             ids: its chained block ids; the last may stand for a partial block.
             tokens: its length, at least 1.
             output_tokens: the length of its answer.
-            usable: whether the node may refer to an earlier prompt by ``prompt_of``.
+            usable: whether the node comes after an earlier one, so that it may refer to its prompt.
 
         Returns:
             The mapped prompt and the parts that spell it in a node.
         """
         known = self._known(ids)
-        earlier = self._extended(ids, known, tokens)
+        earlier = self._extended(ids, known, tokens, usable)
         if earlier is not None:
             base, own = _upto(earlier, earlier.tokens, usable)
             covered = earlier.tokens
@@ -107,10 +116,10 @@ class HashMap:
                 return i
         return len(ids)
 
-    def _extended(self, ids: Sequence[int], known: int, tokens: int) -> Prompt | None:
+    def _extended(self, ids: Sequence[int], known: int, tokens: int, usable: Callable[[Prompt], bool]) -> Prompt | None:
         """Return the prompt that this one continues whole, or None; claim it if blocks are new."""
         ends = self._ends.get(ids[known - 1], []) if known else []
-        fitting = [prompt for prompt in ends if prompt.tokens <= tokens]
+        fitting = [prompt for prompt in ends if prompt.tokens <= tokens and (not self._graph or usable(prompt))]
         answered = [prompt for prompt in fitting if prompt.tokens + prompt.answer.tokens <= tokens]
         if not fitting:
             return None

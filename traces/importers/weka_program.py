@@ -135,7 +135,7 @@ def _think(tool_id: str, step: _Step, joined_ends: list[float], report: Report) 
 
 def _calls(name: str, session: Session, steps: list[_Step], report: Report) -> list[LLMNode]:
     """Return the LLM nodes, their prompts mapped in the order of time."""
-    prompts = HashMap(name, session.block_tokens, report)
+    prompts = HashMap(name, session.block_tokens, report, graph=True)
     bits: dict[str, int] = {}
     ancestors: dict[str, int] = {}
     nodes = []
