@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> None:
         return
     with _composing():
         parsed = parse(command.overrides)
-        check_options(parsed, {group: _options(group) for group in GROUPS})
+        check_options(parsed, _options(command))
         base = _compose([str(o.input_line) for o in parsed if not o.is_sweep_override()])
         sweep = command.multirun or base.hydra.mode == RunMode.MULTIRUN
         if sweep:
@@ -65,8 +65,11 @@ def _composing() -> Iterator[None]:
         yield
 
 
-def _options(group: str) -> list[str]:
-    return list(GlobalHydra.instance().config_loader().get_group_options(group))
+def _options(command: Command) -> dict[str, list[str]]:
+    """What each group offers, directories of the user's own included."""
+    loader = GlobalHydra.instance().config_loader()
+    paths = [word for word in command.overrides if word.startswith("hydra.searchpath=")]
+    return {group: loader.get_group_options(group, config_name="config", overrides=paths) for group in GROUPS}
 
 
 def _compose(overrides: list[str]) -> DictConfig:

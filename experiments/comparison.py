@@ -60,10 +60,11 @@ class Comparison:
     """Runs as rows.
 
     Attributes:
-        frame: one row a run: `policy` (a label), the varying keys, `seed`, `run` (its index), the metrics.
+        frame: one row a run: `policy` and `series` (labels), the varying keys, `seed`, `run` (its index), the metrics.
         keys: varying configuration keys other than the policy and the seed.
         load: the key that figures put on the x axis, if one varies.
         policies: labels in the order in which they first appear.
+        series: what figures tell apart: the policy, and what else varies beside the load.
         runs: the runs, in row order.
     """
 
@@ -71,6 +72,7 @@ class Comparison:
     keys: tuple[str, ...]
     load: str | None
     policies: tuple[str, ...]
+    series: tuple[str, ...]
     runs: tuple[Run, ...]
 
 
@@ -84,13 +86,21 @@ def collect(runs: Sequence[Run]) -> Comparison:
     varying = _varying(flats)
     keys = tuple(key for key in varying if not key.startswith("policy."))
     labels = [_label(flat, flats) for flat in flats]
-    rows = []
-    for index, (run, flat, label) in enumerate(zip(runs, flats, labels, strict=True)):
-        row = {"policy": label} | {key: flat.get(key) for key in keys}
-        rows.append(row | {"seed": run.summary.get("seed", 0), "run": index} | _metrics(run))
     load = next((key for key in _LOAD_KEYS if key in keys), None)
     load = load or next((k for k in keys if all(isinstance(f.get(k), int | float) for f in flats)), None)
-    return Comparison(pd.DataFrame(rows), keys, load, tuple(dict.fromkeys(labels)), tuple(runs))
+    rows: list[dict[str, Any]] = []
+    for index, (run, flat, label) in enumerate(zip(runs, flats, labels, strict=True)):
+        own = {key: flat.get(key) for key in keys}
+        series = ", ".join([label, *(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in own.items() if k != load)])
+        head = {"policy": label, "series": series} | own
+        rows.append(head | {"seed": run.summary.get("seed", 0), "run": index} | _metrics(run))
+    series_names = tuple(dict.fromkeys(row["series"] for row in rows))
+    return Comparison(pd.DataFrame(rows), keys, load, tuple(dict.fromkeys(labels)), series_names, tuple(runs))
+
+
+def _short(value: object) -> str:
+    """A configuration value in a legend: of a path the file's name."""
+    return str(value).rsplit("/", 1)[-1]
 
 
 def _metrics(run: Run) -> dict[str, float]:
@@ -120,8 +130,8 @@ def _label(flat: Mapping[str, Any], flats: Iterable[Mapping[str, Any]]) -> str:
 
 
 def aggregate(comparison: Comparison) -> pd.DataFrame:
-    """One row per policy and varying keys: `seeds`, and each metric's mean, low and high (95 % t interval)."""
-    by = ["policy", *comparison.keys]
+    """One row per policy and varying keys: `series`, `seeds`, each metric's mean and 95 % t interval (low, high)."""
+    by = ["policy", "series", *comparison.keys]
     rows = []
     for values, group in comparison.frame.groupby(by, sort=False, dropna=False):
         row = dict(zip(by, values, strict=True)) | {"seeds": len(group)}

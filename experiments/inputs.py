@@ -29,7 +29,7 @@ class TraceInput(Protocol):
     def sha256(self) -> str:
         """Digest of the trace, arrival times of the run not applied."""
 
-    def programs(self) -> Iterator[Program]:
+    def __iter__(self) -> Iterator[Program]:
         """The programs, with the arrival times of this run."""
 
     @property
@@ -75,14 +75,14 @@ class FileTrace:
         """Rules for odd data that the last full pass had to apply, and how often."""
         return self._report.rules
 
-    def programs(self) -> Iterator[Program]:
+    def __iter__(self) -> Iterator[Program]:
         """The programs, with the arrival times of this run."""
         _, programs, self._report = detect_and_import(self._path)
         return self._arrivals.retime(programs)
 
     def check(self) -> None:
         """Validate every line."""
-        for _ in self.programs():
+        for _ in self:
             pass
 
 
@@ -108,7 +108,7 @@ class GeneratedTrace:
         """Digest of the file that `tokencake trace generate` would write."""
         return programs_sha256(self.generator.header(), self.generator.programs())
 
-    def programs(self) -> Iterator[Program]:
+    def __iter__(self) -> Iterator[Program]:
         """The programs; their arrival times are the generator's."""
         return self.generator.programs()
 

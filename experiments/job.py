@@ -43,14 +43,14 @@ class Job:
         """Simulate, write the run directory and say where it is."""
         label = f"{self.config['policy']['name']} on {self.trace.name}"
         with progress(label, "programs") as report:
-            result = simulate(self.trace.programs(), self.sim, self.policy(), progress=report)
+            result = simulate(self.trace, self.sim, self.policy(), progress=report)
         tables = {name: getattr(result, name) for name in ("programs", "calls", "transfers", "kv")}
         timeline = self._timeline(tables) if self.config["timeline"] else None
         with replacing(out, bool(self.config["overwrite"])) as directory:
             write_run(
                 directory,
                 config=dict(self.config) | {"out": str(out)},
-                summary=self._head() | result.summary,
+                summary=self._head() | result.summary | self._head(),
                 tables=tables,
                 timing=result.timing,
                 decisions=result.decisions if self.config["decisions"] else None,
@@ -63,7 +63,7 @@ class Job:
     def _timeline(self, tables: Mapping[str, Table]) -> object:
         programs, calls = tables["programs"].columns, tables["calls"].columns
         timed = self.sim.workload.calls == "timed"
-        spans = tool_spans(self.trace.programs(), programs, calls, timed=timed)
+        spans = tool_spans(self.trace, programs, calls, timed=timed)
         return build(programs, calls, tables["transfers"].columns, tables["kv"].columns, spans)
 
     def _head(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -13,7 +14,8 @@ from tokencake.experiments.errors import UsageError, did_you_mean, one_line
 # Values that are paths or dotted names: taken as they stand where Hydra's grammar would stumble over a character.
 _VERBATIM = ("out", "trace.path", "hardware.profile", "policy.target")
 _ONCE = ("out", "overwrite", "host")
-_FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
+_CONFIG_DIR = ("--config-dir", "-cd")
+_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def sort_words(words: Sequence[str]) -> Command:
     for word in rest:
         if word in ("-m", "--multirun"):
             multirun = True
+        elif word in _CONFIG_DIR:
+            overrides.append(_search_path(next(rest, "")))
         elif word in _FLAGS_WITH_VALUE:
             flags += [word, *([value] if (value := next(rest, None)) is not None else [])]
         elif word.startswith("-"):
@@ -53,6 +57,13 @@ def sort_words(words: Sequence[str]) -> Command:
         else:
             raise UsageError(f"{word!r}: neither a flag nor key=value (try: tokencake run --help)")
     return Command(tuple(flags), tuple(overrides), multirun)
+
+
+def _search_path(directory: str) -> str:
+    path = Path(directory).absolute()
+    if not directory or not path.is_dir():
+        raise UsageError(f"--config-dir {directory}: no such directory")
+    return f"hydra.searchpath=['file://{path}']"
 
 
 def _repaired(word: str) -> str:

@@ -6,39 +6,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-Report = Callable[[int, int], None]
+Report = Callable[[int], None]
 _EVERY_S = 10.0  # seconds between two plain lines
 
 
 @contextmanager
 def progress(label: str, unit: str) -> Iterator[Report]:
-    """A function `report(done, total)` that shows how far the work is."""
+    """A function `report(done)` that shows how far the work is; a streamed trace has no known end."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _plain(label, unit)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TextColumn(unit))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _plain(label: str, unit: str) -> Report:
     last = time.monotonic()
 
-    def report(done: int, total: int) -> None:
+    def report(done: int) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _EVERY_S:
             last = now
-            print(f"{label}: {done} of {total} {unit}", file=sys.stderr, flush=True)
+            print(f"{label}: {done} {unit} done", file=sys.stderr, flush=True)
 
     return report

@@ -38,7 +38,7 @@ def _sorted(comparison: Comparison) -> pd.DataFrame:
     order = {policy: i for i, policy in enumerate(comparison.policies)}
     table["_order"] = table["policy"].map(order)
     keys = [key for key in comparison.keys if pd.api.types.is_numeric_dtype(table[key])]
-    return table.sort_values([*keys, "_order"], kind="stable").drop(columns="_order").reset_index(drop=True)
+    return table.sort_values([*keys, "_order"], kind="stable").drop(columns=["_order", "series"]).reset_index(drop=True)
 
 
 def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

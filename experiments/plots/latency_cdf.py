@@ -39,15 +39,15 @@ def latency_cdf(comparison: Comparison) -> Figure:
     for axis, value in zip(axes, panels, strict=True):
         frame = comparison.frame
         at_load = frame if value is None else frame[frame[comparison.load] == value]
-        for index, policy in enumerate(comparison.policies):
-            chosen = at_load.loc[at_load["policy"] == policy, "run"]
+        for index, series in enumerate(comparison.series):
+            chosen = at_load.loc[at_load["series"] == series, "run"]
             latencies = _latencies(comparison, [int(i) for i in chosen])
             finished = np.sort(latencies[~np.isnan(latencies)])
             if not len(finished):
                 continue
             share = np.arange(1, len(finished) + 1) / len(latencies)
             x, y = np.concatenate([[finished[0]], finished]), np.concatenate([[0.0], share])
-            axis.step(x, y, where="post", color=colour(index), linestyle=line(index), label=policy)
+            axis.step(x, y, where="post", color=colour(index), linestyle=line(index), label=series)
         axis.set_title(load_title(comparison, value), loc="left")
         axis.set_xlabel("program latency (s)")
         axis.set_ylim(0, 1.02)

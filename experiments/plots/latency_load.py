@@ -16,13 +16,13 @@ def latency_load(comparison: Comparison) -> Figure | None:
     if load is None or comparison.frame[load].nunique() < 2:
         return None
     figure, axes = new_figure(PAGE_IN, 2.5, columns=len(_SHOWN))
-    table = aggregate(comparison).groupby(["policy", load], sort=False, as_index=False).first()
+    table = aggregate(comparison)
     for axis, (metric, title) in zip(axes, _SHOWN, strict=True):
-        for index, policy in enumerate(comparison.policies):
-            rows = table[table["policy"] == policy].sort_values(load)
+        for index, series in enumerate(comparison.series):
+            rows = table[table["series"] == series].sort_values(load)
             x, mean = rows[load].to_numpy(dtype=float), rows[metric].to_numpy(dtype=float)
             low, high = rows[f"{metric}_low"].to_numpy(dtype=float), rows[f"{metric}_high"].to_numpy(dtype=float)
-            axis.plot(x, mean, label=policy, color=colour(index), linestyle=line(index), marker=marker(index))
+            axis.plot(x, mean, label=series, color=colour(index), linestyle=line(index), marker=marker(index))
             if not np.isnan(low).all():
                 axis.fill_between(x, low, high, color=colour(index), alpha=0.15, linewidth=0)
         loads = np.sort(table[load].to_numpy(dtype=float))

@@ -33,21 +33,21 @@ def time_mean(time_s: Array, value: Array, edges: Array) -> Array:
 def memory(comparison: Comparison) -> Figure | None:
     """One panel a policy, stacked shares of the pool, at the highest load and the first seed; same time axis."""
     chosen = _choose(comparison)
-    tables = {policy: comparison.runs[run].table("kv") for policy, run in chosen.items()}
-    tables = {policy: table for policy, table in tables.items() if len(table) > 1}
+    tables = {series: comparison.runs[run].table("kv") for series, run in chosen.items()}
+    tables = {series: table for series, table in tables.items() if len(table) > 1}
     if not tables:
         return None
     end = max(float(table["time_s"].iloc[-1]) for table in tables.values())
     columns = 2 if len(tables) == 4 else min(len(tables), 3)
     rows = -(-len(tables) // columns)
     figure, axes = new_figure(PAGE_IN, 0.5 + 1.55 * rows, columns=columns, rows=rows, sharex=True, sharey=True)
-    for axis, (policy, table) in zip(axes, tables.items(), strict=False):
+    for axis, (series, table) in zip(axes, tables.items(), strict=False):
         edges = np.linspace(float(table["time_s"].iloc[0]), float(table["time_s"].iloc[-1]), _BINS + 1)
         layers = _shares(table, edges)
         axis.stackplot(
             edges[:-1], layers, colors=[c for _, c in _LAYERS], labels=[n for n, _ in _LAYERS], linewidth=0, step="post"
         )
-        axis.set_title(policy, loc="left")
+        axis.set_title(series, loc="left")
         axis.set_xlim(0, end)
         axis.set_ylim(0, 100)
         axis.grid(False)
@@ -69,8 +69,8 @@ def _choose(comparison: Comparison) -> dict[str, int]:
     if comparison.load is not None:
         frame = frame[frame[comparison.load] == frame[comparison.load].max()]
     frame = frame.sort_values(["seed", "run"], kind="stable")
-    firsts = frame.groupby("policy", sort=False)["run"].first()
-    return {policy: int(firsts[policy]) for policy in comparison.policies if policy in firsts.index}
+    firsts = frame.groupby("series", sort=False)["run"].first()
+    return {series: int(firsts[series]) for series in comparison.series if series in firsts.index}
 
 
 def _title(comparison: Comparison, run: int) -> str:

@@ -1,0 +1,85 @@
+import json
+
+import pandas as pd
+import pytest
+
+from tokencake.experiments.cli import main
+from tokencake.experiments.naming import job_names
+
+SWEEP = ("run", "-m", "+experiment=tiny", "trace=demo", "trace.programs_count=4", "policy=vllm,vllm-priority")
+
+
+@pytest.fixture(autouse=True)
+def in_empty_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_sweep_has_readable_jobs_and_tables(tmp_path, capsys):
+    assert main([*SWEEP, "trace.qps=0.5,2", "seed=range(2)", "out=s"]) == 0
+    out = tmp_path / "s"
+    jobs = json.loads((out / "sweep.json").read_text())["jobs"]
+    assert jobs[0] == "vllm_qps-0.5_seed-0"
+    assert len(jobs) == 8
+    assert all((out / job / "summary.json").is_file() for job in jobs)
+    table = pd.read_csv(out / "sweep.csv")
+    assert len(table) == 4
+    assert (table["seeds"] == 2).all()
+    assert (table["latency_mean_s_low"] <= table["latency_mean_s"]).all()
+    assert set(pd.read_csv(out / "paired.csv")["policy"]) == {"vllm-priority"}
+    assert "vllm-priority" in (out / "sweep.md").read_text()
+    assert "vllm-priority" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_jobs_of_a_sweep_are_the_runs_one_would_do_alone(tmp_path):
+    assert main([*SWEEP, "out=s"]) == 0
+    assert main(["run", *SWEEP[2:5], "policy=vllm", "out=alone"]) == 0
+    for name in ("summary.json", "programs.parquet", "calls.parquet", "kv.parquet"):
+        assert (tmp_path / "s" / "vllm" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_a_sweep_in_use_is_refused_and_may_be_overwritten(tmp_path, capsys):
+    assert main([*SWEEP, "out=s"]) == 0
+    before = (tmp_path / "s" / "sweep.csv").read_bytes()
+    capsys.readouterr()
+    assert main([*SWEEP, "out=s"]) == 2
+    assert "overwrite=true" in capsys.readouterr().err
+    assert (tmp_path / "s" / "sweep.csv").read_bytes() == before
+    assert main([*SWEEP, "seed=3", "out=s", "overwrite=true"]) == 0
+    assert (tmp_path / "s" / "sweep.csv").read_bytes() != before
+
+
+def test_a_sweep_can_stand_in_an_experiment_file(tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [override /trace: demo, override /hardware: cpu-tiny]\n"
+        "trace: {programs_count: 3}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {policy: 'vllm,vllm-offload'}}}\n"
+    )
+    assert main(["run", "--config-dir", "conf", "+experiment=mine", "out=s"]) == 0
+    assert json.loads((tmp_path / "s" / "sweep.json").read_text())["jobs"] == ["vllm", "vllm-offload"]
+
+
+def test_plot_draws_a_sweep(tmp_path, capsys):
+    assert main([*SWEEP, "trace.qps=0.5,2", "out=s"]) == 0
+    assert main(["plot", "s", "--format", "png"]) == 0
+    names = {p.name for p in (tmp_path / "s" / "figures").iterdir()}
+    assert names == {"latency_cdf.png", "latency_load.png", "kv_memory.png", "table.csv", "table.md", "paired.csv"}
+    assert "latency_cdf.png" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_joblib_gives_the_same_results(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    assert main([*SWEEP, "out=a"]) == 0
+    assert main([*SWEEP, "out=b", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]) == 0
+    for job in ("vllm", "vllm-priority"):
+        assert (tmp_path / "a" / job / "calls.parquet").read_bytes() == (
+            tmp_path / "b" / job / "calls.parquet"
+        ).read_bytes()
+
+
+def test_job_names_are_unique_and_safe():
+    names = job_names([{"a.x": 1, "b.x": 2}, {"trace.path": "../x y/z.jsonl"}, {"seed": 1}, {"seed": 1}])
+    assert names == ["a-x-1_b-x-2", "path-x-y-z.jsonl", "seed-1_job-2", "seed-1_job-3"]
