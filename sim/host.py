@@ -154,12 +154,12 @@ class Host:
         self._inbox.append(happening)
         if not self.scheduler.inflight and not self._armed:
             self._armed = True
-            Alarm(self.env, 0, Priority.STEP, self._begin)
+            Alarm(self.env, 0, Priority.STEP, self._begin, self.now_ps)
 
     def _end(self) -> None:
         """The oldest step in flight ends (``update_from_output``)."""
-        now = self.now_ps
         step = self.scheduler.inflight.popleft()
+        now = step.end_ps
         for call in step.firsts:
             call.first_token_ps = now
         for call, yields in step.stale:
@@ -173,15 +173,14 @@ class Host:
                 self._finish(call, now)
         self.placement.step_ended(step)
         if self.env.peek() > now:
-            self._begin()
+            self._begin(now)
         else:
             self._armed = True
-            Alarm(self.env, 0, Priority.STEP, self._begin)
+            Alarm(self.env, 0, Priority.STEP, self._begin, now)
 
-    def _begin(self) -> None:
+    def _begin(self, now: int) -> None:
         """Deliver what happened, then plan steps until the pipeline is full."""
         self._armed = False
-        now = self.now_ps
         scheduler = self.scheduler
         inflight = scheduler.inflight
         if self._inbox:
@@ -219,7 +218,7 @@ class Host:
         """Plan a step at this time once more, after something was given up."""
         if not self._armed:
             self._armed = True
-            Alarm(self.env, 0, Priority.STEP, self._begin)
+            Alarm(self.env, 0, Priority.STEP, self._begin, self.now_ps)
 
     def _jump(self) -> None:
         """Take the coming decode-only steps that nothing can disturb, all at once."""
@@ -235,7 +234,7 @@ class Host:
                 return
         if decodes.size > self.config.engine.max_num_batched_tokens or not self._waiting_is_stuck():
             return
-        limit = decodes.next_end() - 1 - decodes.tick
+        limit = decodes.next_end() - decodes.tick
         if self._changes:
             limit, horizon = self._until_change(limit, horizon)
         while limit > 0:
@@ -244,6 +243,8 @@ class Host:
             if not taken:
                 return
             limit -= taken
+        if decodes.next_end() == decodes.tick:
+            inflight[-1].finishers = decodes.pop_ended()
 
     def _jump_cell(self, limit: int, horizon: float) -> int:
         """Jump inside one linear piece of the latency model; returns the steps taken."""
