@@ -119,27 +119,35 @@ def writing(path: StrPath, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
         BadInput: when the file is already there and ``overwrite`` is false, or cannot be written.
     """
     path = Path(path)
-    taken = BadInput("is already there; it is not overwritten unless asked", file=path)
-    if path.exists() and not overwrite:
-        raise taken
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with _replacing(path, overwrite) as raw, _compressed(path, raw) as stream:
+            yield stream
     except OSError as error:
-        raise BadInput(f"cannot be written ({error.strerror})", file=path) from None
+        raise BadInput(f"cannot be written ({error.strerror or error})", file=path) from None
+
+
+@contextmanager
+def _replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that replaces it when the block ends well."""
+    _refuse(path, overwrite)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as raw:
-            with _compressed(path, raw) as stream:
-                yield stream
+            yield raw
             raw.flush()
             os.fsync(raw.fileno())
         temporary.chmod(0o666 & ~_umask())
-        if path.exists() and not overwrite:  # it came while we wrote
-            raise taken
+        _refuse(path, overwrite)  # it may have come while we wrote
         temporary.replace(path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _refuse(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise BadInput("is already there; it is not overwritten unless asked", file=path)
 
 
 class _ZstdRaw(io.RawIOBase):

@@ -160,6 +160,8 @@ def test_what_was_there_is_not_lost(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(BadInput, match="cannot be written"):
         write_trace(tmp_path / "no" / "t.jsonl", demo.header(), [])
+    with pytest.raises(BadInput, match="cannot be written"):
+        write_trace(tmp_path / ("x" * 300), demo.header(), [])
     write_trace(path, Header("other"), [], overwrite=True)
     assert load_trace(path) == (Header("other"), [])
 

@@ -1,0 +1,53 @@
+"""The examples of docs/traces.md do what they say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tokencake.traces.io import load_trace
+from tokencake.traces.schema import Program
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "traces.md"
+
+
+def block(start: str) -> str:
+    found = [text for text in re.findall(r"```(?:python)?\n(.*?)```", DOCS.read_text(), re.DOTALL) if start in text]
+    assert len(found) == 1
+    return str(found[0])
+
+
+def test_the_format_example_is_a_trace(tmp_path: Path) -> None:
+    header, program = block('"format": "tokencake-trace"').split("\n", 1)
+    path = tmp_path / "t.jsonl"
+    path.write_text(header + "\n" + program.replace("\n", " ") + "\n")
+    _, (found,) = load_trace(path)
+    assert [node.id for node in found.nodes] == ["plan", "search", "code"]
+
+
+def test_the_builder_example_builds() -> None:
+    names: dict[str, object] = {}
+    exec(block("AppBuilder"), names)
+    program = names["program"]
+    assert isinstance(program, Program)
+    assert program.node("search").after == ("architect_1",)
+
+
+@pytest.mark.parametrize("table", ["request_list", "mooncake", "weka"])
+def test_every_importer_rule_is_documented(table: str) -> None:
+    from tokencake.traces.importers import hashes, mooncake, odd, request_list, weka, weka_program, weka_session
+
+    modules = {
+        "request_list": [request_list],
+        "mooncake": [mooncake, odd, hashes],
+        "weka": [weka, weka_session, weka_program, odd, hashes],
+    }
+    rules = {
+        value
+        for module in modules[table]
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, str) and " " in value
+    }
+    text = DOCS.read_text().replace("request (call)", "call").replace("call (request)", "call")
+    for rule in rules:
+        assert rule.replace("request without", "call without", 1) in text or rule in text
