@@ -83,7 +83,12 @@ def show(comparison: Comparison) -> None:
         table.add_column(title, justify="right" if i >= len(head) - len(_SHOWN) else "left", no_wrap=title == "policy")
     load_column = head.index(comparison.load.rsplit(".", 1)[-1]) if comparison.load else None
     for i, cells in enumerate(body):
-        last = load_column is not None and i + 1 < len(body) and body[i + 1][load_column] != cells[load_column]
+        last = (
+            len(comparison.policies) > 1
+            and load_column is not None
+            and i + 1 < len(body)
+            and body[i + 1][load_column] != cells[load_column]
+        )
         table.add_row(*cells, end_section=last)
     console.print(table)
 

@@ -34,4 +34,4 @@ def run(words: Sequence[str]) -> None:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
     tables.show(comparison)
     for path in written:
-        print(path)
+        print(f"  {path}")

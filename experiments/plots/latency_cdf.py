@@ -35,7 +35,7 @@ def latency_cdf(comparison: Comparison) -> Figure:
     """Share of programs finished within a time, pooled over seeds; refused programs never finish and lower the top."""
     panels = panel_values(comparison)
     width = COLUMN_IN if len(panels) == 1 else PAGE_IN
-    figure, axes = new_figure(width, 2.35, columns=len(panels), sharey=True)
+    figure, axes = new_figure(width, 2.35, columns=len(panels), sharex=True, sharey=True)
     for axis, value in zip(axes, panels, strict=True):
         frame = comparison.frame
         at_load = frame if value is None else frame[frame[comparison.load] == value]
