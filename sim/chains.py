@@ -119,6 +119,7 @@ class ContentTree:
         self.block_size = block_size
         self._keep = keep
         self.root = Segment(None, 0, 0, (), ())
+        self.nothing = Chain([], 0)
 
     def chain(self, pieces: Pieces) -> Chain:
         """Find or create the segments of ``pieces`` and register one user on each.

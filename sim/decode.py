@@ -122,17 +122,14 @@ class DecodeSet:
     def _position(self, call: Call) -> int:
         return call.computed + self.tick - call.joined_tick
 
-    def sync_growers(self, chain: Chain, limit: int, before: int = 1 << 62) -> None:
-        """Bring up to date every call that is about to hash one of the leading blocks of a chain.
+    def sync_growers(self, chain: Chain, before: int = 1 << 62) -> None:
+        """Bring up to date every call that is about to hash a block of a chain.
 
         Args:
             chain: Content of the blocks.
-            limit: Leading blocks that matter.
             before: Only calls that run before this place in the running order.
         """
-        for segment, lo, hi in chain.spans:
-            if lo >= limit:
-                return
+        for segment, _, hi in chain.spans:
             if segment.growers:
                 for call in list(segment.growers):
                     if call.holding.hashed < hi and call.run_order < before:

@@ -76,8 +76,9 @@ class Host:
         self._inbox: list[Callable[[], None]] = []
         self._armed = False
         self._last_end = 0
+        self._copies = engine.cpu_blocks > 0
         self._observes = overrides(policy, "observe")
-        self._steps_matter = overrides(policy, "place")
+        self._places = overrides(policy, "place")
         self._changes = overrides(policy, "next_change")
         self._eventful = False
         self._judges_waiting = overrides(policy, "order") or overrides(policy, "admit")
@@ -144,7 +145,7 @@ class Host:
     def tool_finished(self, run: ProgramRun, node: ToolNode) -> None:
         at = self.now_ps
         self.knowledge.learn(f"tool:{node.tool}", node.duration_s)
-        if self._observes or self._steps_matter:
+        if self._observes or self._places:
             self.notice(lambda: self._returned(at, run, node))
 
     # -- the loop ------------------------------------------------------------------------------------
@@ -171,7 +172,8 @@ class Host:
         for call in step.finishers:
             if call.status is Status.RUNNING:
                 self._finish(call, now)
-        self.placement.step_ended(step)
+        if self._copies:
+            self.placement.step_ended(step)
         if self.env.peek() > now:
             self._begin(now)
         else:
@@ -189,13 +191,18 @@ class Host:
             for happening in inbox:
                 happening()
         while len(inflight) < self._depth:
-            step = self._plan()
+            if self._places:
+                self.placement.begin_step(self._eventful)
+                self._eventful = False
+            step = scheduler.schedule()
             if step is None:
                 break
             start = now if self._last_end < now else self._last_end
-            start = self.placement.step_starts(step, start)
+            if self._copies:
+                start = self.placement.step_starts(step, start)
             step.end_ps = self._last_end = start + scheduler.duration_ps(step)
             inflight.append(step)
+            self.metrics.steps += 1
         self.metrics.sample(now)
         if inflight:
             if len(inflight) == self._depth and not scheduler.explicit:
@@ -203,16 +210,6 @@ class Host:
             Alarm(self.env, inflight[0].end_ps - now, Priority.STEP_END, self._end)
         elif scheduler.waiting or scheduler.loading:
             self.placement.relieve()
-
-    def _plan(self) -> Step | None:
-        placement = self.placement
-        if self._steps_matter:
-            placement.begin_step(self._eventful)
-            self._eventful = False
-        step = self.scheduler.schedule()
-        if step is not None:
-            self.metrics.steps += 1
-        return step
 
     def plan_again(self) -> None:
         """Plan a step at this time once more, after something was given up."""
@@ -230,7 +227,9 @@ class Host:
         if horizon <= first or scheduler.prefilling or not decodes.size:
             return
         for step in inflight:
-            if step.finishers or step.firsts or step.stale or self.placement.awaits(step):
+            if step.finishers or step.firsts or step.stale:
+                return
+            if self._copies and self.placement.awaits(step):
                 return
         if decodes.size > self.config.engine.max_num_batched_tokens or not self._waiting_is_stuck():
             return
@@ -279,14 +278,11 @@ class Host:
         self.config.latency.note_jump(steps, batch, context)
         self.metrics.steps += steps
         decodes.advance(steps, lag)
-        ends = [last + j * start + rise * (j * (j - 1) // 2) for j in range(max(1, steps - lag), steps + 1)]
-        while len(inflight) and len(inflight) + len(ends) > self._depth:
+        for j in range(max(1, steps - lag), steps + 1):
             inflight.popleft()
-        for back, end_ps in enumerate(reversed(ends)):
-            step = Step(decodes.tick - 1 - back)
-            step.end_ps = end_ps
-            inflight.insert(len(inflight) - back, step)
-        self._last_end = inflight[-1].end_ps
+            step = Step(decodes.tick - 1 - steps + j)
+            step.end_ps = self._last_end = last + j * start + rise * (j * (j - 1) // 2)
+            inflight.append(step)
         return steps
 
     def _waiting_is_stuck(self) -> bool:
@@ -320,14 +316,18 @@ class Host:
 
     def _queue(self, call: Call) -> None:
         """A call enters the waiting queue (``add_request``)."""
-        content = call.program.resolved[call.node.id]
-        call.holding = Holding(self.tree.chain(content.prompt + content.output), call)
+        if self.config.engine.prefix_caching:
+            content = call.program.resolved[call.node.id]
+            chain = self.tree.chain(content.prompt + content.output)
+        else:
+            chain = self.tree.nothing
+        call.holding = Holding(chain, call)
         call.status = Status.WAITING
         call.queued_ps = call.arrival_ps
         self.scheduler.waiting[call] = None
         if self._observes:
             self._tell_call(EventKind.CALL_QUEUED, call.arrival_ps, call)
-        if self._steps_matter:
+        if self._places:
             self.placement.ask(Trigger.QUEUED, call)
 
     def _finish(self, call: Call, now: int) -> None:
@@ -344,7 +344,7 @@ class Host:
 
     def _returned(self, at: int, run: ProgramRun, node: ToolNode) -> None:
         self._tell(EventKind.TOOL_FINISHED, at, run, node)
-        if self._steps_matter:
+        if self._places:
             self.placement.returned(run, node)
 
     # -- what the scheduler reports (Watcher protocol) ----------------------------------------------------

@@ -72,9 +72,9 @@ class Metrics:
         pool = host.pool
         scheduler = host.scheduler
         used = pool.capacity - pool.free
-        pinned = host.placement.pinned_blocks
         if used != self._used.value:
             self._used.set(used, now_ps)
+        pinned = host.placement.pinned_blocks if host.placement.stalls else 0
         if pinned != self._pinned.value:
             self._pinned.set(pinned, now_ps)
         running, waiting = len(scheduler.running), len(scheduler.waiting) + len(scheduler.loading)

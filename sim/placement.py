@@ -74,6 +74,7 @@ class Placement:
     Attributes:
         pinned_blocks: GPU blocks held by stalls.
         reserved: GPU blocks reserved per agent type.
+        stalls: Stalled calls by id, oldest first.
     """
 
     def __init__(self, host: Host):
@@ -81,7 +82,7 @@ class Placement:
         self._places = overrides(host.policy, "place")
         self.offloading = Offloading(host)
         self.reserved: dict[str, int] = {}
-        self._stalls: dict[str, Stall] = {}
+        self.stalls: dict[str, Stall] = {}
         self._actors: dict[type, Callable[[api.Action, str], str]] = {
             api.Release: self._unpin,
             api.Unpin: self._unpin,
@@ -136,7 +137,7 @@ class Placement:
         """Expire pins; ask ``place(STEP)`` if something happened or the policy changes with time."""
         host = self._host
         now = host.now_ps
-        for stall in list(self._stalls.values()):
+        for stall in list(self.stalls.values()):
             if stall.until_ps is not None and stall.until_ps <= now:
                 self._end_pin(stall, EventKind.PIN_EXPIRED)
         if eventful or overrides(host.policy, "next_change"):
@@ -156,7 +157,7 @@ class Placement:
             return
         awaited = {node.id: None for node in call.program.following_calls(call.node.id)}
         stall = Stall(host, call, now_ps, awaited)
-        self._stalls[call.id] = stall
+        self.stalls[call.id] = stall
         host.view.call(call)
         self._ending = call
         self.ask(Trigger.STALL, call)
@@ -173,7 +174,7 @@ class Placement:
         """A tool ended: RETURN for every stalled call that it followed."""
         name = run.program.program
         for before in node.after:
-            stall = self._stalls.get(f"{name}/{before}")
+            stall = self.stalls.get(f"{name}/{before}")
             if stall is not None:
                 self.ask(Trigger.RETURN, stall.call)
 
@@ -181,12 +182,12 @@ class Placement:
         """A call starts: the calls it follows need to wait for it no longer."""
         host = self._host
         host.metrics.admitted(call)
-        if not self._stalls:
+        if not self.stalls:
             return
         run = call.program
         name = run.program.program
         for finished in run.finished:
-            stall = self._stalls.get(f"{name}/{finished}")
+            stall = self.stalls.get(f"{name}/{finished}")
             if stall is not None and call.node.id in stall.awaited:
                 del stall.awaited[call.node.id]
                 if not stall.awaited and stall.transfer is None:
@@ -196,7 +197,7 @@ class Placement:
         """Nothing of a program returns any more."""
         name = run.program.program
         for node in run.finished:
-            stall = self._stalls.get(f"{name}/{node}")
+            stall = self.stalls.get(f"{name}/{node}")
             if stall is not None:
                 stall.awaited.clear()
                 if stall.until_ps is None and stall.transfer is None:
@@ -205,7 +206,7 @@ class Placement:
     def _end_stall(self, stall: Stall) -> None:
         for holding in (stall.source, stall.pin, stall.held):
             self._host.pool.release(holding)
-        self._stalls.pop(stall.call.id, None)
+        self.stalls.pop(stall.call.id, None)
         self._host.tree.release(stall.call.holding.chain)
 
     def _end_pin(self, stall: Stall, kind: EventKind) -> None:
@@ -223,7 +224,7 @@ class Placement:
     # -- actions: each returns the reason for a refusal, or "" -----------------------------------------------
 
     def _stall_of(self, call_id: str) -> Stall | None:
-        return self._stalls.get(call_id)
+        return self.stalls.get(call_id)
 
     def _unpin(self, action: api.Action, call_id: str) -> str:
         stall = self._stall_of(call_id)
@@ -266,7 +267,7 @@ class Placement:
             pool.truncate(stall.call.holding, limit)
             pool.hand_over(stall.call.holding, holding)
             return
-        self._host.scheduler.decodes.sync_growers(holding.chain, limit)
+        self._host.scheduler.decodes.sync_growers(holding.chain)
         pool.acquire(holding, pool.match(holding.chain, limit))
 
     def _drop(self, action: api.Action, call_id: str) -> str:
@@ -330,7 +331,7 @@ class Placement:
             return "the chain is kept on the GPU already"
         chain = stall.call.holding.chain
         limit = stall.view.blocks if action.blocks is None else min(action.blocks, stall.view.blocks)
-        host.scheduler.decodes.sync_growers(chain, limit)
+        host.scheduler.decodes.sync_growers(chain)
         match = host.pool.match(chain, limit)
         found, pending = host.cpu.match(chain, match.blocks, limit)
         if pending:
@@ -464,7 +465,7 @@ class Placement:
                 blocks=blocks,
             )
         )
-        if not stall.awaited and self._stalls.get(stall.call.id) is stall:
+        if not stall.awaited and self.stalls.get(stall.call.id) is stall:
             self._end_stall(stall)
 
     def _transfer_over(self, stall: Stall) -> None:
@@ -488,7 +489,7 @@ class Placement:
             if running.decoding:
                 scheduler.decodes.sync(running)
         holders = [c.holding for c in scheduler.running] + [c.holding for c in scheduler.loading]
-        for stall in self._stalls.values():
+        for stall in self.stalls.values():
             holders += [stall.pin, stall.held, stall.source]
         charged: dict[str, int] = {}
         for holding, blocks in host.pool.charges(holders):
@@ -512,7 +513,7 @@ class Placement:
         scheduler = host.scheduler
         if any(call.status is Status.LOADING for call in scheduler.loading):
             return
-        if any(stall.transfer is not None for stall in self._stalls.values()):
+        if any(stall.transfer is not None for stall in self.stalls.values()):
             return
         now = host.now_ps
         rung = self._relieved_at[1] + 1 if self._relieved_at[0] == now else 0
@@ -528,7 +529,7 @@ class Placement:
             host.tell(Event(EventKind.RESERVES_LIFTED, now / PS))
             host.plan_again()
             return
-        pins = [s for s in self._stalls.values() if s.pin.blocks or s.held.blocks]
+        pins = [s for s in self.stalls.values() if s.pin.blocks or s.held.blocks]
         if starving and pins:
             self._end_pin(max(pins, key=self._return_ps), EventKind.PIN_LIFTED)
             host.plan_again()
@@ -555,13 +556,11 @@ class Placement:
     @property
     def pinned_blocks(self) -> int:
         """GPU blocks that stalls hold, each counted once."""
-        if not self._stalls:
-            return 0
         holders = [c.holding for c in self._host.scheduler.running]
         holders += [c.holding for c in self._host.scheduler.loading]
         count = 0
         pins: list[Holding] = []
-        for stall in self._stalls.values():
+        for stall in self.stalls.values():
             pins += [h for h in (stall.pin, stall.held, stall.source) if h.blocks]
         if not pins:
             return 0
@@ -572,18 +571,18 @@ class Placement:
 
     def views(self) -> tuple[ChainView, ...]:
         """Stalled chains, oldest first."""
-        return tuple(stall.view for stall in self._stalls.values())
+        return tuple(stall.view for stall in self.stalls.values())
 
     def chain_view(self, call: Call) -> ChainView:
         """The chain of a call, stalled or not."""
-        stall = self._stalls.get(call.id)
+        stall = self.stalls.get(call.id)
         return ChainView(self._host, call) if stall is None else stall.view
 
     def gpu_blocks(self, call: Call) -> int:
         """Leading blocks of a chain that are findable on the GPU."""
         host = self._host
         chain = call.holding.chain
-        host.scheduler.decodes.sync_growers(chain, chain.blocks)
+        host.scheduler.decodes.sync_growers(chain)
         return host.pool.match(chain, chain.blocks).blocks
 
     def cpu_blocks(self, call: Call) -> int:

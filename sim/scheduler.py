@@ -227,11 +227,11 @@ class Scheduler:
             if taken:
                 pool.take(self.spare, taken)
         for call, _ in chunks:
-            decodes.sync_growers(call.holding.chain, call.holding.chain.blocks)
+            decodes.sync_growers(call.holding.chain)
         decodes.advance(1, len(self.inflight))
         step.tokens = batch
         for call, tokens in chunks:
-            decodes.sync_growers(call.holding.chain, call.holding.chain.blocks, call.run_order)
+            decodes.sync_growers(call.holding.chain, before=call.run_order)
             self._chunk(step, call, tokens)
         return True
 
@@ -422,7 +422,7 @@ class Scheduler:
         size = self.block_size
         chain = call.holding.chain
         limit = (call.tokens - 1) // size
-        self.decodes.sync_growers(chain, limit)
+        self.decodes.sync_growers(chain)
         match = self.pool.match(chain, limit)
         hit = match.blocks
         found = self._watcher.find_cpu(call, hit) if self.view.cpu_capacity else 0
