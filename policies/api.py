@@ -208,21 +208,7 @@ class Timer:
     at_s: float
 
 
-Action = (
-    Release
-    | Keep
-    | Drop
-    | Offload
-    | Prefetch
-    | Unpin
-    | Hold
-    | Cancel
-    | Preempt
-    | Park
-    | Unpark
-    | Reserve
-    | Timer
-)
+Action = Release | Keep | Drop | Offload | Prefetch | Unpin | Hold | Cancel | Preempt | Park | Unpark | Reserve | Timer
 
 
 # -- what a policy sees --------------------------------------------------------------------------

@@ -1,0 +1,7 @@
+"""vLLM as it is: first come, first served, with prefix caching."""
+
+from tokencake.policies.api import Policy
+
+
+class Vllm(Policy):
+    """Stock vLLM: first come, first served, with prefix caching."""
