@@ -73,9 +73,11 @@ class Host:
         self.placement = Placement(self)
         self.driver = Driver(self.env, programs, config.workload, self)
         self._depth = engine.pipeline
+        self._jumps = not self.scheduler.explicit
         self._inbox: list[Callable[[], None]] = []
         self._armed = False
         self._last_end = 0
+        self._planned = 0
         self._copies = engine.cpu_blocks > 0
         self._observes = overrides(policy, "observe")
         self._places = overrides(policy, "place")
@@ -89,8 +91,9 @@ class Host:
 
     @property
     def now_ps(self) -> int:
-        """Current time in picoseconds."""
-        return int(self.env.now)
+        """Current time in picoseconds; while steps are taken ahead, the time of the one planned."""
+        now = self.env.now
+        return self._planned if self._planned > now else int(now)
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Play the whole trace.
@@ -205,11 +208,48 @@ class Host:
             self.metrics.steps += 1
         self.metrics.sample(now)
         if inflight:
-            if len(inflight) == self._depth and not scheduler.explicit:
-                self._jump()
-            Alarm(self.env, inflight[0].end_ps - now, Priority.STEP_END, self._end)
+            if self._jumps:
+                self._run_ahead()
+            Alarm(self.env, inflight[0].end_ps - int(self.env.now), Priority.STEP_END, self._end)
         elif scheduler.waiting or scheduler.loading:
             self.placement.relieve()
+
+    def _run_ahead(self) -> None:
+        """Take the coming steps that nothing can disturb without an event for each.
+
+        The oldest step in flight must end before the next event, and free nothing when it does.
+        While prompts are computed and nobody waits, steps are planned one by one; steps of decodes
+        alone are taken in closed form.
+        """
+        scheduler = self.scheduler
+        inflight = scheduler.inflight
+        horizon = self.env.peek()
+        while len(inflight) == self._depth:
+            oldest = inflight[0]
+            now = oldest.end_ps
+            if now >= horizon or oldest.finishers or oldest.stale:
+                return
+            if not scheduler.prefilling:
+                if not self._jump(horizon):
+                    return
+                continue
+            if scheduler.waiting or scheduler.loading or self._places or self._copies or self._changes:
+                return
+            self._planned = now
+            self._pop_quietly()
+            step = scheduler.schedule()
+            if step is None:
+                return
+            step.end_ps = self._last_end = max(now, self._last_end) + scheduler.duration_ps(step)
+            inflight.append(step)
+            self.metrics.steps += 1
+            self.metrics.sample(now)
+
+    def _pop_quietly(self) -> None:
+        """End the oldest step in flight, which ends no call."""
+        step = self.scheduler.inflight.popleft()
+        for call in step.firsts:
+            call.first_token_ps = step.end_ps
 
     def plan_again(self) -> None:
         """Plan a step at this time once more, after something was given up."""
@@ -217,33 +257,31 @@ class Host:
             self._armed = True
             Alarm(self.env, 0, Priority.STEP, self._begin, self.now_ps)
 
-    def _jump(self) -> None:
-        """Take the coming decode-only steps that nothing can disturb, all at once."""
+    def _jump(self, horizon: float) -> int:
+        """Take the coming decode-only steps in closed form; returns how many."""
         scheduler = self.scheduler
         decodes = scheduler.decodes
         inflight = scheduler.inflight
-        horizon = self.env.peek()
-        first = inflight[0].end_ps
-        if horizon <= first or scheduler.prefilling or not decodes.size:
-            return
+        if not decodes.size or decodes.size > self.config.engine.max_num_batched_tokens:
+            return 0
         for step in inflight:
-            if step.finishers or step.firsts or step.stale:
-                return
-            if self._copies and self.placement.awaits(step):
-                return
-        if decodes.size > self.config.engine.max_num_batched_tokens or not self._waiting_is_stuck():
-            return
+            if step.finishers or step.stale or (self._copies and self.placement.awaits(step)):
+                return 0
+        if not self._waiting_is_stuck():
+            return 0
         limit = decodes.next_end() - decodes.tick
         if self._changes:
             limit, horizon = self._until_change(limit, horizon)
-        while limit > 0:
-            limit = decodes.steps_within(self.pool.free, limit)
-            taken = self._jump_cell(limit, horizon)
+        total = 0
+        while limit > total:
+            within = decodes.steps_within(self.pool.free, limit - total)
+            taken = self._jump_cell(within, horizon)
             if not taken:
-                return
-            limit -= taken
+                break
+            total += taken
         if decodes.next_end() == decodes.tick:
             inflight[-1].finishers = decodes.pop_ended()
+        return total
 
     def _jump_cell(self, limit: int, horizon: float) -> int:
         """Jump inside one linear piece of the latency model; returns the steps taken."""
@@ -279,7 +317,7 @@ class Host:
         self.metrics.steps += steps
         decodes.advance(steps, lag)
         for j in range(max(1, steps - lag), steps + 1):
-            inflight.popleft()
+            self._pop_quietly()
             step = Step(decodes.tick - 1 - steps + j)
             step.end_ps = self._last_end = last + j * start + rise * (j * (j - 1) // 2)
             inflight.append(step)
@@ -288,12 +326,15 @@ class Host:
     def _waiting_is_stuck(self) -> bool:
         """Whether equal decode steps cannot make a waiting call startable.
 
-        They only use up free blocks. A waiting call could need fewer blocks only if a decoding call
+        Such steps only use up free blocks. A waiting call could need fewer blocks only if a decoding call
         computed some of its very content.
         """
         scheduler = self.scheduler
         if not scheduler.waiting:
             return True
+        last = scheduler.inflight[-1]
+        if last.prefill or last.preempted:
+            return False  # it was budget, or a preemption, that kept the waiting calls out
         decodes = scheduler.decodes
         for call in scheduler.waiting:
             if decodes.grows_into(call.holding.chain):

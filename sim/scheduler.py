@@ -37,6 +37,7 @@ class Step:
         prefill: ``(new tokens, context)`` of each prefill chunk.
         firsts: Calls whose prompt completes, so that the step yields their next output.
         finishers: Calls that get their last output, in scheduled order.
+        preempted: Whether planning it preempted a call, so that none was admitted.
         stale: Calls preempted while this step was in flight, and whether it yields an output.
     """
 
@@ -47,6 +48,7 @@ class Step:
         "finishers",
         "firsts",
         "number",
+        "preempted",
         "prefill",
         "stale",
         "tokens",
@@ -55,6 +57,7 @@ class Step:
     def __init__(self, number: int):
         self.number = number
         self.tokens = 0
+        self.preempted = False
         self.prefill: list[tuple[int, int]] = []
         self.decodes = 0
         self.context = 0
@@ -132,7 +135,9 @@ class Scheduler:
         self._preempted.clear()
         if self.explicit or not self._run_fast(step, budget, cap):
             self._run_explicit(step, budget, cap)
-        if not self._preempted and (self.waiting or self.loading):
+        if self._preempted:
+            step.preempted = True
+        elif self.waiting or self.loading:
             self._admit(step, budget - step.tokens, cap)
         if not step.tokens:
             return None
