@@ -23,9 +23,9 @@ DEMO := $(BIN)/tokencake run +experiment=demo overwrite=true
 
 demo: $(VENV)/stamp  ## run the main job on the bundled traces: figures and tables under runs/demo
 	$(DEMO) trace.path=examples/code_writer.jsonl.gz out=runs/demo/code_writer
-	$(BIN)/tokencake plot runs/demo/code_writer
+	$(BIN)/tokencake plot --no-table runs/demo/code_writer
 	$(DEMO) trace.path=examples/demo.jsonl.gz trace.qps=0.25,0.5,1.0 engine.gpu_blocks=1000 out=runs/demo/mixed_agents
-	$(BIN)/tokencake plot runs/demo/mixed_agents
+	$(BIN)/tokencake plot --no-table runs/demo/mixed_agents
 	@echo "Figures and tables: runs/demo/code_writer/figures and runs/demo/mixed_agents/figures"
 
 test: $(VENV)/stamp  ## run the tests, except those marked slow

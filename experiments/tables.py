@@ -45,13 +45,33 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the readable table; ± is half a 95 % interval over seeds."""
     table = _sorted(comparison)
     constant_seeds = table["seeds"].nunique() == 1
+    versus = _versus(comparison)
     head = [*(key.rsplit(".", 1)[-1] for key in comparison.keys), "policy", *([] if constant_seeds else ["seeds"])]
     body = []
     for _, row in table.iterrows():
         cells = [*(str(row[key]) for key in comparison.keys), row["policy"]]
         cells += [] if constant_seeds else [str(row["seeds"])]
-        body.append(cells + [_cell(row, metric, form) for _, metric, form in _SHOWN])
-    return head + [title for title, _, _ in _SHOWN], body
+        numbers = [_cell(row, metric, form) for _, metric, form in _SHOWN]
+        if versus:
+            numbers.insert(1, versus.get((row["policy"], *(row[key] for key in comparison.keys)), ""))
+        body.append(cells + numbers)
+    titles = [title for title, _, _ in _SHOWN]
+    if versus:
+        titles.insert(1, f"vs {comparison.policies[0]} %")
+    return head + titles, body
+
+
+def _versus(comparison: Comparison) -> dict[tuple[Any, ...], str]:
+    """Change of the mean latency against the first policy, seed by seed; empty with one policy or one seed."""
+    if len(comparison.policies) < 2 or comparison.frame["seed"].nunique() < 2:
+        return {}
+    cells = {}
+    for _, row in paired(comparison, ("latency_mean_s",)).iterrows():
+        scale = 100 * row["relative"] / row["difference"] if row["difference"] else 0.0
+        half = abs(scale) * (row["high"] - row["low"]) / 2
+        key = (row["policy"], *(row[key] for key in comparison.keys))
+        cells[key] = f"{100 * row['relative']:+.1f} ±{half:.1f}"
+    return cells
 
 
 def caption(comparison: Comparison) -> str:
@@ -66,7 +86,7 @@ def caption(comparison: Comparison) -> str:
 def markdown(comparison: Comparison) -> str:
     """The table as Markdown."""
     head, body = rows(comparison)
-    numeric = len(_SHOWN)
+    numeric = len(head) - head.index(_SHOWN[0][0])
     rule = ["---"] * (len(head) - numeric) + ["---:"] * numeric
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, rule, *body]]
     return "\n".join([*lines, "", caption(comparison), ""])
@@ -79,8 +99,9 @@ def show(comparison: Comparison) -> None:
         console = Console(width=_WIDTH)
     head, body = rows(comparison)
     table = Table(caption=caption(comparison), caption_justify="left")
+    first_number = head.index(_SHOWN[0][0])
     for i, title in enumerate(head):
-        table.add_column(title, justify="right" if i >= len(head) - len(_SHOWN) else "left", no_wrap=title == "policy")
+        table.add_column(title, justify="right" if i >= first_number else "left", no_wrap=title == "policy")
     load_column = head.index(comparison.load.rsplit(".", 1)[-1]) if comparison.load else None
     for i, cells in enumerate(body):
         last = (

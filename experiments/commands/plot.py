@@ -23,6 +23,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("directories", nargs="+", type=Path, metavar="RUN_OR_SWEEP_DIR")
     parser.add_argument("--out", type=Path, help="where to write (default: figures/ in the first directory)")
     parser.add_argument("--format", action="append", choices=_FORMATS, help="may be repeated; default: png and pdf")
+    parser.add_argument("--no-table", action="store_true", help="do not print the table (it is written all the same)")
     chosen = parser.parse_args(words)
     comparison = collect(find_runs(chosen.directories))
     out = chosen.out or chosen.directories[0] / "figures"
@@ -32,6 +33,7 @@ def run(words: Sequence[str]) -> None:
         written += tables.save(comparison, out)
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
-    tables.show(comparison)
+    if not chosen.no_table:
+        tables.show(comparison)
     for path in written:
         print(f"  {path}")

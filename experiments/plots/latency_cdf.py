@@ -51,7 +51,7 @@ def latency_cdf(comparison: Comparison) -> Figure:
         axis.set_title(load_title(comparison, value), loc="left")
         axis.set_xlabel("program latency (s)")
         axis.set_ylim(0, 1.02)
-        axis.set_xlim(left=0)
+    axes[0].set_xlim(left=0)  # shared by all panels
     axes[0].set_ylabel("share of programs")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=2.6)
     return figure

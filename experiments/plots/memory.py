@@ -12,8 +12,8 @@ from tokencake.experiments.plots.style import PAGE_IN, new_figure
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-# Bottom to top; dark is busy, hatched is held idle, light is reusable, white is empty.
-_LAYERS = (("running", "#0072B2"), ("stalled", "#D55E00"), ("cached", "#56B4E9"), ("free", "#f2f2f2"))
+# Bottom to top; dark is busy, orange is held idle, light is reusable, near white is empty.
+_LAYERS = (("running", "#3d5166"), ("stalled", "#E69F00"), ("cached", "#b9cfe0"), ("free", "#f4f4f4"))
 _BINS = 400
 
 
