@@ -145,5 +145,11 @@ def _sweep_job(config: DictConfig) -> None:
     sweep_dir = Path(own.sweep.dir)
     names = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))["jobs"]
     number = int(own.job.num)
-    name = names[number] if number < len(names) else f"job-{number}"
-    prepare(_plain(config) | {"out": str(sweep_dir / name), "overwrite": False}).run(sweep_dir / name)
+    out = _from_here(sweep_dir / (names[number] if number < len(names) else f"job-{number}"))
+    prepare(_plain(config) | {"out": str(out), "overwrite": False}).run(out)
+
+
+def _from_here(path: Path) -> Path:
+    """The path as a user would type it: what is written must not name the machine's folders."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

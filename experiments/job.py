@@ -101,6 +101,8 @@ def prepare(config: Mapping[str, Any]) -> Job:
     policy = _policy(config["policy"])
     profile = profile_of(config)
     sim = sim_config(config, profile)
+    if config["trace"].get("arrivals") == "closed" and not sim.workload.concurrency:
+        raise UsageError("workload.concurrency must be > 0 with trace.arrivals=closed, got 0")
     trace = open_input(config["trace"], sim.seed)
     resolved = dict(config) | {"engine": asdict(sim.engine), "link": asdict(sim.link)}
     return Job(resolved, trace, sim, policy, Path(str(out)) if out is not None else None)

@@ -139,6 +139,8 @@ def test_overwrite_replaces_the_run(tmp_path, capsys):
         (["trace=demo", "engine.version=0.10"], "engine.version"),
         (["trace=demo", "link.d2h_gb_s=0"], "link.d2h_gb_s must be > 0, got 0"),
         (["trace=demo", "workload.calls=sometimes"], "workload.calls"),
+        (["trace=demo", "trace.arrivals=closed"], "workload.concurrency must be > 0"),
+        (["trace=demo", "trace.arrivals=sometimes"], "arrivals must be one of"),
         (["trace=demo", "bounds.infinite_kv=7"], "bounds.infinite_kv: must be bool"),
         (["trace=demo", "seed=one"], "seed: must be int, got 'one'"),
         (["trace=demo", "host=smi"], "did you mean 'sim'?"),
