@@ -7,7 +7,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from tokencake.sim.kv import Holding
-from tokencake.traces.schema import LLMNode, Node, Program, ToolNode
+from tokencake.traces.resolve import resolve
+from tokencake.traces.schema import LLMNode, Node, Piece, Program, ToolNode
 
 if TYPE_CHECKING:
     from tokencake.traces.resolve import Resolved
@@ -41,6 +42,7 @@ class ProgramRun:
     """
 
     __slots__ = (
+        "_resolved",
         "active",
         "arrival_ps",
         "attained_ps",
@@ -51,15 +53,14 @@ class ProgramRun:
         "parked",
         "pending",
         "program",
-        "resolved",
         "sums",
         "tool_started_ps",
         "view",
     )
 
-    def __init__(self, program: Program, resolved: Mapping[str, Resolved], arrival_ps: int):
+    def __init__(self, program: Program, arrival_ps: int):
         self.program = program
-        self.resolved = resolved
+        self._resolved: Mapping[str, Resolved] | None = None
         self.arrival_ps = arrival_ps
         self.nodes: dict[str, Node] = {node.id: node for node in program.nodes}
         self.pending: dict[str, int] = {node.id: len(node.after) for node in program.nodes}
@@ -75,6 +76,22 @@ class ProgramRun:
         self.parked = False
         self.sums = ProgramSums()
         self.view: object = None
+
+    @property
+    def resolved(self) -> Mapping[str, Resolved]:
+        """Content of its LLM calls, by node id."""
+        if self._resolved is None:
+            self._resolved = resolve(self.program)
+        return self._resolved
+
+    def prompt_tokens(self, node: LLMNode) -> int:
+        """Length of a call's prompt."""
+        total = 0
+        for part in node.prompt:
+            if not isinstance(part, Piece):
+                return self.resolved[node.id].prompt_tokens
+            total += part.tokens
+        return total
 
     def following_calls(self, node_id: str) -> list[LLMNode]:
         """LLM nodes that follow a node directly or through tools only, in file order."""

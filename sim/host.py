@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from tokencake.policies.api import Event, EventKind, Need, Policy, Trigger, overrides
+from tokencake.policies.api import Event, EventKind, Policy, Trigger, overrides
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import ContentTree
@@ -418,8 +418,8 @@ class Host:
         if self._observes:
             self._tell_call(EventKind.ACTION_REFUSED, self.now_ps, call, reason=reason)
 
-    def room(self, call: Call, need: Need) -> bool:
-        return self.placement.room(call, need)
+    def room(self, call: Call, blocks: int) -> bool:
+        return not self.placement.reserved or self.placement.room(call, blocks)
 
     # -- telling the policy ---------------------------------------------------------------------------------
 

@@ -45,7 +45,8 @@ class Metrics:
         self._running = Integral()
         self._waiting = Integral()
         self._kv: list[tuple[int, int, int, int, int, int]] = []
-        self._kv_every_ps = 0
+        self._kv_every_ps = self._kv_next_ps = 0
+        self._last_running = self._last_waiting = 0
         self._end_ps = 0
         self._inversions = 0
         self._late_ps = 0
@@ -74,21 +75,22 @@ class Metrics:
         used = pool.capacity - pool.free
         if used != self._used.value:
             self._used.set(used, now_ps)
-        pinned = host.placement.pinned_blocks if host.placement.stalls else 0
-        if pinned != self._pinned.value:
-            self._pinned.set(pinned, now_ps)
-        running, waiting = len(scheduler.running), len(scheduler.waiting) + len(scheduler.loading)
-        if running != self._running.value or waiting != self._waiting.value:
+        if host.placement.stalls or self._pinned.value:
+            self._pinned.set(host.placement.pinned_blocks, now_ps)
+        running, waiting = len(scheduler.running), len(scheduler.waiting)
+        if running != self._last_running or waiting != self._last_waiting:
+            self._last_running, self._last_waiting = running, waiting
             self._running.set(running, now_ps)
-            self._waiting.set(waiting, now_ps)
-            if not self._kv or now_ps - self._kv[-1][0] >= self._kv_every_ps:
-                self._sample_kv(now_ps, used, pinned)
+            self._waiting.set(waiting + len(scheduler.loading), now_ps)
+            if now_ps >= self._kv_next_ps:
+                self._sample_kv(now_ps, used, self._pinned.value)
 
     def _sample_kv(self, now_ps: int, used: int, pinned: int) -> None:
         pool = self._host.pool
         cached = pool.cached
         row = (now_ps, used - pinned, pinned, cached, pool.free - cached, self._host.cpu.cached)
         self._kv.append(row)
+        self._kv_next_ps = now_ps + self._kv_every_ps
         if len(self._kv) == _SAMPLES:  # keep every other sample from now on
             self._kv = self._kv[::2]
             span = self._kv[-1][0] - self._kv[0][0]

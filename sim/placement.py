@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tokencake.policies import api
-from tokencake.policies.api import Event, EventKind, Need, Trigger, overrides
+from tokencake.policies.api import Event, EventKind, Trigger, overrides
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.clock import Alarm, Priority
 from tokencake.sim.config import PS, to_ps
@@ -474,15 +474,13 @@ class Placement:
 
     # -- reservations and liveness --------------------------------------------------------------------------
 
-    def room(self, call: Call, need: Need) -> bool:
-        """Whether reservations leave a waiting call the blocks that it needs.
+    def room(self, call: Call, blocks: int) -> bool:
+        """Whether reservations leave a waiting call the ``blocks`` that it needs.
 
         A call draws on its own type's reserve and on what nobody reserved; every held block is
         charged once, to the type of its earliest-admitted holder, and what exceeds a type's reserve
         is charged to the shared part.
         """
-        if not self.reserved:
-            return True
         host = self._host
         scheduler = host.scheduler
         for running in scheduler.running:
@@ -500,7 +498,7 @@ class Placement:
         shared -= sum(max(0, n - reserved.get(name, 0)) for name, n in charged.items())
         mine = call.node.agent_type
         own = max(0, reserved.get(mine, 0) - charged.get(mine, 0))
-        return need.full + need.free_hits <= max(0, shared) + own
+        return blocks <= max(0, shared) + own
 
     def relieve(self) -> None:
         """Nothing runs and nothing could be planned: give something up, or wait for an event.

@@ -76,7 +76,7 @@ class Watcher(Protocol):
     def find_cpu(self, call: Call, gpu_hit: int) -> int | None: ...
     def load(self, call: Call, gpu_hit: int, blocks: int) -> None: ...
     def refuse_admission(self, call: Call, reason: str) -> None: ...
-    def room(self, call: Call, need: Need) -> bool: ...
+    def room(self, call: Call, blocks: int) -> bool: ...
 
 
 class Scheduler:
@@ -114,6 +114,7 @@ class Scheduler:
         self._latency = config.latency
         self._free_recompute = config.free_recompute
         self._watcher = watcher
+        self._caching = engine.prefix_caching
         self._runs = 0
         self._preempted: list[Call] = []
         self._orders = overrides(policy, "order")
@@ -317,7 +318,7 @@ class Scheduler:
         if need:
             self.pool.take(holding, need)
         full = done // size
-        if full > holding.hashed:
+        if full > holding.hashed and self._caching:
             self.pool.grow(holding, full)
         if self._free_recompute:
             known = holding.chain.computed_before(full) * size
@@ -439,23 +440,19 @@ class Scheduler:
         else:
             tokens = self._first_chunk(call, hit * size, budget, cap)
             chunk = -(-(hit * size + tokens) // size) - hit
-        need = Need(chunk, total - hit, hit, found, match.free)
-        verdict = Verdict.ADMIT
+        full = total - hit + match.free
         if self._admits:
+            need = Need(chunk, total - hit, hit, found, match.free)
             verdict = self._policy.admit(self.view, self.view.call(call), need)
-        if verdict is Verdict.SKIP:
-            return 0
-        if verdict is Verdict.LATER:
-            if later is not None:
+            if verdict is Verdict.LATER and later is not None:
                 later.append(call)
-            return 0
-        if verdict is Verdict.STOP:
-            return None
-        if not self._fits(need, found):
+            if verdict is Verdict.SKIP or verdict is Verdict.LATER:
+                return 0
+            if verdict is Verdict.STOP:
+                return None
+        if not self._fits(full, chunk + match.free, found) or not self._watcher.room(call, full):
             if self._admits:
                 self._watcher.refuse_admission(call, "does not fit")
-            return None
-        if not self._watcher.room(call, need):
             return None
         self._enter(call, match, found)
         if found:
@@ -464,16 +461,21 @@ class Scheduler:
         self._start(step, call, tokens)
         return tokens
 
-    def _fits(self, need: Need, found: int) -> bool:
-        """``KVCacheManager.allocate_slots`` for a waiting call."""
+    def _fits(self, full: int, now: int, found: int) -> bool:
+        """``KVCacheManager.allocate_slots`` for a waiting call.
+
+        Args:
+            full: Free blocks that all its known tokens would take.
+            now: Free blocks that this step would take.
+            found: Blocks to be loaded from the CPU tier.
+        """
         free = self.pool.free
         config = self._config
-        margin = config.watermark_blocks if self.running else 0
-        if config.reserve_full_isl and need.full + need.free_hits + margin > free:
+        if config.watermark and self.running:
+            free -= config.watermark_blocks
+        if config.reserve_full_isl and full > free:
             return False
-        if found:
-            free -= self._owed()
-        return need.chunk + need.free_hits + margin <= free
+        return now <= (free - self._owed() if found else free)
 
     def _owed(self) -> int:
         """Blocks that admitted prefills still have to take (``_inflight_prefill_reserved_blocks``)."""

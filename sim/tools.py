@@ -13,7 +13,6 @@ import simpy
 from tokencake.sim.calls import Call, ProgramRun
 from tokencake.sim.clock import Alarm, Priority
 from tokencake.sim.config import PS, ConfigError, to_ps
-from tokencake.traces.resolve import resolve
 from tokencake.traces.schema import LLMNode, Node, Program, ToolNode
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class Driver:
         Alarm(self._env, at - now, Priority.ARRIVAL, self._arrive, program)
 
     def _arrive(self, program: Program) -> None:
-        run = ProgramRun(program, resolve(program), int(self._env.now))
+        run = ProgramRun(program, int(self._env.now))
         self.programs[program.program] = run
         self.started += 1
         self._engine.program_started(run)
@@ -137,7 +136,7 @@ class Driver:
             self.ended(run)
             return
         self._calls += 1
-        call = Call(run, node, self._calls, run.resolved[node.id].prompt_tokens)
+        call = Call(run, node, self._calls, run.prompt_tokens(node))
         call.arrival_ps = int(self._env.now)
         run.calls[node.id] = call
         self._engine.call_arrived(call)

@@ -191,7 +191,8 @@ class TableLatency:
 
     def note_jump(self, steps: int, decodes: int, decode_context: int) -> None:
         """Count a run of decode-only steps; see `LatencyModel.note_jump`."""
-        self._range.jump(steps, decodes, decode_context)
+        if decode_context + (steps - 1) * decodes > self._context_limit[decodes]:
+            self._range.jump(steps, decodes, decode_context)
 
     def outside(self) -> Mapping[str, int]:
         """Return the steps that left the measured range, by dimension."""
