@@ -1,0 +1,41 @@
+"""What the README shows works as shown."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tokencake.experiments.cli import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_policy_runs(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    (tmp_path / "readme_policy.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["policy=custom", "policy.target=readme_policy:ShortestFirst", "trace=demo", "trace.programs_count=3"]
+    assert main(["run", "+experiment=tiny", *words, "out=a"]) == 0
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/index.md", "docs/reproduce.md", "docs/metrics.md"])
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text(encoding="utf-8"))
+    missing = [target for target in targets if not (path.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        line.strip().replace("'", "") for line in README.splitlines() if line.startswith("    tokencake run policy")
+    ]
+    lines += [line.strip().replace("'", "") for line in README.splitlines() if line.startswith("    tokencake run -m")]
+    lines += ["tokencake plot runs/sweep"]
+    assert len(lines) == 3
+    for line in lines:
+        assert main(line.split()[1:]) == 0
