@@ -1,59 +1,87 @@
-"""The CPU tier: KV blocks in host memory, least recently used first out.
+"""The CPU tier: KV blocks in host memory, least recently used first out, as runs of blocks.
 
 Follows vLLM 0.32 ``v1/kv_offload/cpu/manager.py`` with its ``lru`` policy: a block is ranked when
-it is first stored and again when a call that used it ends, that call's tail below its head; blocks
-that are being written or read stay.
+it is first stored, and again when a call that used it ends, that call's tail below its head; blocks
+that are being written or read stay. Nothing is in the tier twice.
+
+Consecutive blocks of a segment that were ranked together are one :class:`Stretch`.
+:mod:`tokencake.sim.cpu_blocks` is the same tier block by block, for comparison.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tokencake.sim.chains import Chain, ContentTree, Segment
 from tokencake.sim.kv import EvictKey
 
-Key = tuple[Segment, int]
+Parts = list[tuple[Segment, int, int]]
+"""Blocks ``[lo, hi)`` of segments, in the order of a chain."""
+
+
+class Stretch:
+    """Consecutive blocks ``[lo, hi)`` of a segment with one rank and one state.
+
+    Attributes:
+        tail_first: Its deepest block is evicted first (otherwise its first one).
+        writing: It is being written and holds nothing yet.
+        readers: Copies to the GPU that are reading it.
+        unread: It was never read since it was stored.
+    """
+
+    __slots__ = (
+        "hi",
+        "lo",
+        "next",
+        "owner",
+        "prev",
+        "readers",
+        "segment",
+        "tail_first",
+        "unread",
+        "writing",
+    )
+
+    def __init__(self, segment: Segment, lo: int, hi: int, owner: object):
+        self.segment = segment
+        self.lo = lo
+        self.hi = hi
+        self.owner = owner
+        self.tail_first = False
+        self.writing = True
+        self.readers = 0
+        self.unread = True
+        self.prev: Stretch = self
+        self.next: Stretch = self
 
 
 class CpuTier:
     """Blocks of the CPU tier, by content.
 
-    Attributes:
-        stored: Blocks written so far.
-        used: Of those, blocks that were read at least once before they were evicted.
-
     Args:
         blocks: Capacity.
         tree: Content of all chains.
+
+    Attributes:
+        cached: Blocks in the tier, those being written included.
+        pinned: Blocks being written or read; they cannot be evicted.
+        stored: Blocks written so far.
+        used: Of those, blocks that were read at least once before they were evicted.
     """
 
     def __init__(self, blocks: int, tree: ContentTree):
         self.capacity = blocks
-        self.evicted = 0
-        self.stored = self.used = 0
+        self.cached = self.pinned = self.evicted = self.stored = self.used = 0
         self.evict_key: EvictKey | None = None
         self._tree = tree
-        self._order: OrderedDict[Key, object] = OrderedDict()
-        self._busy: dict[Key, int] = {}
-        self._writing: dict[Key, None] = {}
-        self._unread: dict[Key, None] = {}
-
-    @property
-    def cached(self) -> int:
-        """Blocks in the tier, those being written included."""
-        return len(self._order)
+        self._list = Stretch(tree.root, 0, 0, None)  # sentinel; oldest rank next to it
+        self._of: dict[Segment, list[Stretch]] = {}
 
     @property
     def free(self) -> int:
         """Blocks that can be stored now, evictable ones included."""
         return self.capacity - self.pinned
-
-    @property
-    def pinned(self) -> int:
-        """Blocks that are being written or read and cannot be evicted."""
-        return len(self._writing) + len(self._busy)
 
     def match(self, chain: Chain, start: int, limit: int) -> tuple[int, bool]:
         """Consecutive blocks of a chain from ``start`` that the tier has or is about to have.
@@ -61,132 +89,220 @@ class CpuTier:
         Returns:
             Their number, and whether one of them is still being written.
         """
-        found, pending = 0, False
-        order, writing = self._order, self._writing
+        at, pending = start, False
         for segment, lo, hi in chain.spans:
-            if hi <= start:
+            stop = min(hi, limit)
+            if stop <= at:
+                if lo >= limit:
+                    break
                 continue
-            if lo >= limit:
+            for stretch in self._of.get(segment, ()):
+                if stretch.lo <= at < stretch.hi:
+                    pending = pending or stretch.writing
+                    at = min(stretch.hi, stop)
+                    if at == stop:
+                        break
+            if at < stop:
                 break
-            for index in range(max(lo, start), min(hi, limit)):
-                key = (segment, index)
-                if key not in order:
-                    return found, pending
-                if writing and key in writing:
-                    pending = True
-                found += 1
-        return found, pending
+        return at - start, pending
 
-    def missing(self, chain: Chain, start: int, limit: int) -> list[Key]:
-        """Blocks ``[start, limit)`` of a chain that the tier does not have."""
-        return [key for key in _keys(chain, start, limit) if key not in self._order]
+    def being_read(self, chain: Chain, start: int, limit: int) -> bool:
+        """Whether a copy to the GPU is reading one of the blocks ``[start, limit)``."""
+        return any(stretch.readers for stretch in self._overlapping(_parts(chain, start, limit)))
 
-    def begin_store(self, keys: list[Key], protect: Iterable[Key], owner: object) -> bool:
-        """Make room for ``keys`` and mark them as being written.
+    def begin_store(self, chain: Chain, start: int, limit: int, owner: object) -> Parts | None:
+        """Make room for what the tier lacks of blocks ``[start, limit)``, and mark it as written.
 
         Args:
-            keys: Blocks the tier does not have.
-            protect: Blocks that must not be evicted for them.
+            chain: Chain of the blocks.
+            start: First block.
+            limit: Block after the last one.
             owner: Call the blocks are accounted to, for eviction orders.
 
         Returns:
-            False, with nothing changed, if there is no room.
+            The blocks to copy, or None, with nothing changed, if there is no room.
         """
-        surplus = len(self._order) + len(keys) - self.capacity
-        if surplus > 0 and not self._evict(surplus, dict.fromkeys(protect)):
-            return False
-        for key in keys:
-            self._order[key] = owner
-            self._writing[key] = None
-            key[0].cpu_blocks += 1
-        return True
+        wanted = _parts(chain, start, limit)
+        missing = self._missing(wanted)
+        count = sum(hi - lo for _, lo, hi in missing)
+        surplus = self.cached + count - self.capacity
+        if surplus > 0 and not self._evict(surplus, wanted):
+            return None
+        for segment, lo, hi in missing:
+            stretch = Stretch(segment, lo, hi, owner)
+            _link(stretch, self._list.prev)
+            stretches = self._of.setdefault(segment, [])
+            stretches.append(stretch)
+            if len(stretches) > 1:
+                stretches.sort(key=_first_block)
+            segment.cpu_blocks += hi - lo
+        self.cached += count
+        self.pinned += count
+        return missing
 
-    def end_store(self, keys: Iterable[Key], *, success: bool = True) -> None:
+    def end_store(self, parts: Parts, *, success: bool = True) -> None:
         """The blocks are written, or never will be."""
-        for key in keys:
-            del self._writing[key]
+        for stretch in list(self._overlapping(parts)):
+            stretch.writing = False
+            size = stretch.hi - stretch.lo
+            self.pinned -= size
             if success:
-                self.stored += 1
-                self._unread[key] = None
+                self.stored += size
             else:
-                self._remove(key)
+                self._remove(stretch, size)
 
-    def begin_load(self, keys: Iterable[Key]) -> None:
-        """Keep blocks in the tier while they are read."""
-        for key in keys:
-            self._busy[key] = self._busy.get(key, 0) + 1
-            if key in self._unread:
-                del self._unread[key]
-                self.used += 1
+    def begin_load(self, chain: Chain, start: int, limit: int) -> Parts:
+        """Keep blocks ``[start, limit)``, which the tier has, while they are read."""
+        parts = _parts(chain, start, limit)
+        self._cut(parts)
+        for stretch in self._overlapping(parts):
+            size = stretch.hi - stretch.lo
+            if not stretch.readers:
+                self.pinned += size
+            stretch.readers += 1
+            if stretch.unread:
+                stretch.unread = False
+                self.used += size
+        return parts
 
-    def end_load(self, keys: Iterable[Key]) -> None:
+    def end_load(self, parts: Parts) -> None:
         """The blocks were read."""
-        for key in keys:
-            left = self._busy[key] - 1
-            if left:
-                self._busy[key] = left
-            else:
-                del self._busy[key]
+        for stretch in self._overlapping(parts):
+            stretch.readers -= 1
+            if not stretch.readers:
+                self.pinned -= stretch.hi - stretch.lo
 
     def touch(self, chain: Chain, start: int, limit: int) -> None:
         """Make blocks ``[start, limit)`` of a chain the most recently used, the head above the tail."""
-        order = self._order
-        for segment, lo, hi in reversed(chain.spans):
-            for index in range(min(hi, limit) - 1, max(lo, start) - 1, -1):
-                key = (segment, index)
-                if key in order:
-                    order.move_to_end(key)
-
-    def keys(self, chain: Chain, start: int, limit: int) -> list[Key]:
-        """Names of blocks ``[start, limit)`` of a chain."""
-        return _keys(chain, start, limit)
+        parts = _parts(chain, start, limit)
+        self._cut(parts)
+        for stretch in reversed(list(self._overlapping(parts))):
+            _unlink(stretch)
+            _link(stretch, self._list.prev)
+            stretch.tail_first = True
 
     def check(self) -> None:
         """Verify conservation; raises AssertionError with the equation."""
-        assert len(self._order) <= self.capacity, (
-            f"cached {len(self._order)} <= capacity {self.capacity}"
+        listed = sum(s.hi - s.lo for s in self._oldest_first())
+        assert listed == self.cached <= self.capacity, (
+            f"cached {self.cached} (listed {listed}) <= capacity {self.capacity}"
         )
-        assert all(key in self._order for key in self._writing)
-        assert all(key in self._order for key in self._busy)
+        busy = sum(s.hi - s.lo for s in self._oldest_first() if s.writing or s.readers)
+        assert busy == self.pinned, f"pinned {self.pinned}, listed {busy}"
 
-    def _evict(self, count: int, protect: dict[Key, None]) -> bool:
-        def evictable(key: Key) -> bool:
-            return key not in self._writing and key not in self._busy and key not in protect
+    # -- internals -----------------------------------------------------------------------------
 
-        victims: list[Key] = []
-        if self.evict_key is None:
-            for key in self._order:
-                if evictable(key):
-                    victims.append(key)
-                    if len(victims) == count:
+    def _oldest_first(self) -> Iterator[Stretch]:
+        stretch = self._list.next
+        while stretch is not self._list:
+            yield stretch
+            stretch = stretch.next
+
+    def _overlapping(self, parts: Parts) -> Iterator[Stretch]:
+        for segment, lo, hi in parts:
+            for stretch in self._of.get(segment, ()):
+                if stretch.lo < hi and stretch.hi > lo:
+                    yield stretch
+
+    def _missing(self, parts: Parts) -> Parts:
+        missing: Parts = []
+        for segment, lo, hi in parts:
+            at = lo
+            for stretch in self._of.get(segment, ()):
+                if stretch.hi <= at or stretch.lo >= hi:
+                    continue
+                if stretch.lo > at:
+                    missing.append((segment, at, stretch.lo))
+                at = stretch.hi
+            if at < hi:
+                missing.append((segment, at, hi))
+        return missing
+
+    def _cut(self, parts: Parts) -> None:
+        """Make the ends of ``parts`` ends of stretches."""
+        for segment, lo, hi in parts:
+            for at in (lo, hi):
+                for stretch in self._of.get(segment, ()):
+                    if stretch.lo < at < stretch.hi:
+                        self._split(stretch, at)
                         break
-        else:
+
+    def _split(self, stretch: Stretch, at: int) -> None:
+        """Cut a stretch in two; both halves keep its rank and its order of eviction."""
+        upper = Stretch(stretch.segment, at, stretch.hi, stretch.owner)
+        upper.tail_first = stretch.tail_first
+        upper.writing = stretch.writing
+        upper.readers = stretch.readers
+        upper.unread = stretch.unread
+        stretch.hi = at
+        stretches = self._of[stretch.segment]
+        stretches.insert(stretches.index(stretch) + 1, upper)
+        _link(upper, stretch.prev if stretch.tail_first else stretch)
+
+    def _evict(self, count: int, protect: Parts) -> bool:
+        self._cut(protect)
+        protected = dict.fromkeys(self._overlapping(protect))
+        order: Iterable[Stretch] = self._oldest_first()
+        if self.evict_key is not None:
             rank: Any = self.evict_key
-            ranked = [(rank(owner), i, key) for i, (key, owner) in enumerate(self._order.items())]
-            ranked = [entry for entry in ranked if evictable(entry[2])]
-            ranked.sort(key=lambda entry: entry[:2])
-            victims = [key for _, _, key in ranked[:count]]
-        if len(victims) < count:
+            order = sorted(order, key=lambda stretch: rank(stretch.owner))
+        victims: list[Stretch] = []
+        left = count
+        for stretch in order:
+            if stretch.writing or stretch.readers or stretch in protected:
+                continue
+            victims.append(stretch)
+            left -= stretch.hi - stretch.lo
+            if left <= 0:
+                break
+        if left > 0:
             return False
-        for key in victims:
-            self._remove(key)
+        left = count
+        for stretch in victims:
+            size = min(left, stretch.hi - stretch.lo)
+            self._remove(stretch, size)
+            left -= size
         self.evicted += count
         return True
 
-    def _remove(self, key: Key) -> None:
-        del self._order[key]
-        self._unread.pop(key, None)
-        segment = key[0]
-        segment.cpu_blocks -= 1
-        if not segment.cpu_blocks and not segment.live:
-            self._tree.forget(segment)
+    def _remove(self, stretch: Stretch, size: int) -> None:
+        """Take the ``size`` blocks of a stretch that go first out of the tier."""
+        segment = stretch.segment
+        if stretch.tail_first:
+            stretch.hi -= size
+        else:
+            stretch.lo += size
+        self.cached -= size
+        segment.cpu_blocks -= size
+        if stretch.lo == stretch.hi:
+            _unlink(stretch)
+            stretches = self._of[segment]
+            stretches.remove(stretch)
+            if not stretches:
+                del self._of[segment]
+                if not segment.live:
+                    self._tree.forget(segment)
 
 
-def _keys(chain: Chain, start: int, limit: int) -> list[Key]:
-    keys: list[Key] = []
-    for segment, lo, hi in chain.spans:
-        if hi > start:
-            keys.extend((segment, i) for i in range(max(lo, start), min(hi, limit)))
-        if hi >= limit:
-            break
-    return keys
+def _link(stretch: Stretch, after: Stretch) -> None:
+    stretch.prev, stretch.next = after, after.next
+    after.next.prev = stretch
+    after.next = stretch
+
+
+def _unlink(stretch: Stretch) -> None:
+    stretch.prev.next = stretch.next
+    stretch.next.prev = stretch.prev
+
+
+def _first_block(stretch: Stretch) -> int:
+    return stretch.lo
+
+
+def _parts(chain: Chain, start: int, limit: int) -> Parts:
+    """Blocks ``[start, limit)`` of a chain by segment."""
+    return [
+        (segment, max(lo, start), min(hi, limit))
+        for segment, lo, hi in chain.spans
+        if hi > start and lo < limit
+    ]

@@ -22,6 +22,7 @@ from tokencake.sim.chains import ContentTree
 from tokencake.sim.clock import Alarm, Priority, environment
 from tokencake.sim.config import PS, SimConfig, to_ps
 from tokencake.sim.cpu import CpuTier
+from tokencake.sim.cpu_blocks import BlockCpuTier
 from tokencake.sim.kv import Holding, RunPool
 from tokencake.sim.link import Link
 from tokencake.sim.metrics import Metrics
@@ -63,7 +64,8 @@ class Host:
             caching=engine.prefix_caching,
             unhashed_first=engine.version != "0.22",
         )
-        self.cpu = CpuTier(engine.cpu_blocks, self.tree)
+        tier: type[CpuTier | BlockCpuTier] = CpuTier if engine.runs else BlockCpuTier
+        self.cpu: CpuTier | BlockCpuTier = tier(engine.cpu_blocks, self.tree)
         self.link = Link(self.env, config.link)
         self.live: dict[str, Call] = {}
         self.metrics = Metrics(self)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.clock import Alarm, Priority
-from tokencake.sim.cpu import Key
-from tokencake.sim.kv import Extent
+from tokencake.sim.cpu import Parts
 from tokencake.sim.link import Transfer
 
 if TYPE_CHECKING:
@@ -25,26 +24,19 @@ if TYPE_CHECKING:
 class StoreJob:
     """Blocks of one call on their way to the CPU, read in place."""
 
-    __slots__ = ("call", "extents", "keys", "transfer")
+    __slots__ = ("call", "parts", "transfer")
 
-    def __init__(self, call: Call, keys: list[Key]):
+    def __init__(self, call: Call, parts: Parts):
         self.call = call
-        self.keys = keys
+        self.parts = parts
         self.transfer: Transfer | None = None
-        self.extents: list[Extent] = []
 
 
 class Offloading:
-    """Stores on compute and loads on hit.
-
-    Attributes:
-        reading: Blocks that a load is bringing to the GPU; other calls wait for them.
-    """
+    """Stores on compute and loads on hit."""
 
     def __init__(self, host: Host):
         self._host = host
-        self.reading: dict[Key, int] = {}
-        self._new: list[StoreJob] = []
         self._waiting: dict[int, list[StoreJob]] = {}
         self._moving: dict[Call, list[StoreJob]] = {}
         self._flush: list[StoreJob] = []
@@ -59,12 +51,12 @@ class Offloading:
         if limit <= call.stored:
             return
         chain = call.holding.chain
-        keys = host.cpu.missing(chain, call.stored, limit)
-        if keys:
-            if not host.cpu.begin_store(keys, host.cpu.keys(chain, call.stored, limit), call):
-                host.metrics.count("stores_skipped")
-                return
-            job = StoreJob(call, keys)
+        parts = host.cpu.begin_store(chain, call.stored, limit, call)
+        if parts is None:
+            host.metrics.count("stores_skipped")
+            return
+        if parts:
+            job = StoreJob(call, parts)
             call.stores += 1
             self._moving.setdefault(call, []).append(job)
             self._waiting.setdefault(step.number, []).append(job)
@@ -108,18 +100,18 @@ class Offloading:
 
     def _submit(self, job: StoreJob) -> None:
         host = self._host
-        size = len(job.keys) * host.config.block_bytes
-        job.transfer = Transfer("d2h", size, _runs(job.keys), "store", job, self._stored)
+        size = count_blocks(job.parts) * host.config.block_bytes
+        job.transfer = Transfer("d2h", size, len(job.parts), "store", job, self._stored)
         host.link.start(job.transfer)
 
     def _stored(self, transfer: Transfer) -> None:
         job = transfer.subject
         assert isinstance(job, StoreJob)
         host = self._host
-        host.metrics.transfer(transfer, job.call, len(job.keys))
+        host.metrics.transfer(transfer, job.call, count_blocks(job.parts))
 
         def done() -> None:
-            host.cpu.end_store(job.keys)
+            host.cpu.end_store(job.parts)
             host.pool.unwatch(job)
             job.call.stores -= 1
             jobs = self._moving[job.call]
@@ -144,10 +136,8 @@ class Offloading:
         found, pending = self._host.cpu.match(chain, gpu_hit, limit)
         if pending:
             return None
-        if found and self.reading:
-            for key in self._host.cpu.keys(chain, gpu_hit, gpu_hit + found):
-                if key in self.reading:
-                    return None
+        if found and self._host.cpu.being_read(chain, gpu_hit, gpu_hit + found):
+            return None
         return found
 
     def load(self, call: Call, gpu_hit: int, blocks: int) -> None:
@@ -159,47 +149,30 @@ class Offloading:
         call.status = Status.LOADING
         call.stored = max(call.stored, gpu_hit + blocks)
         host.scheduler.loading.append(call)
-        keys = host.cpu.keys(call.holding.chain, gpu_hit, gpu_hit + blocks)
-        self.begin_read(keys)
+        parts = host.cpu.begin_load(call.holding.chain, gpu_hit, gpu_hit + blocks)
         size_bytes = blocks * host.config.block_bytes
-        transfer = Transfer("h2d", size_bytes, _runs(keys), "load", call, self._loaded)
+        transfer = Transfer("h2d", size_bytes, len(parts), "load", call, self._loaded)
         now = host.now_ps
         busy = host.scheduler.inflight[-1].end_ps if host.scheduler.inflight else now
         Alarm(host.env, max(0, busy - now), Priority.TRANSFER, host.link.start, transfer)
-        call.load = keys
-
-    def begin_read(self, keys: list[Key]) -> None:
-        """Keep CPU blocks while they are read; nobody else reads them meanwhile."""
-        self._host.cpu.begin_load(keys)
-        for key in keys:
-            self.reading[key] = self.reading.get(key, 0) + 1
-
-    def end_read(self, keys: list[Key]) -> None:
-        """The blocks were read."""
-        self._host.cpu.end_load(keys)
-        for key in keys:
-            left = self.reading[key] - 1
-            if left:
-                self.reading[key] = left
-            else:
-                del self.reading[key]
+        call.load = parts
 
     def _loaded(self, transfer: Transfer) -> None:
         call = transfer.subject
         assert isinstance(call, Call)
         host = self._host
-        keys: list[Key] = call.load  # type: ignore[assignment]
-        host.metrics.transfer(transfer, call, len(keys))
+        parts: Parts = call.load  # type: ignore[assignment]
+        host.metrics.transfer(transfer, call, count_blocks(parts))
         host.metrics.late(transfer.finish_ps - transfer.start_ps)
 
         def done() -> None:
-            self.end_read(keys)
+            host.cpu.end_load(parts)
             call.load = None
             call.status = Status.LOADED
 
         host.notice(done)
 
 
-def _runs(keys: list[Key]) -> int:
-    """Contiguous runs of blocks: one for each segment that the keys come from."""
-    return len(dict.fromkeys(key[0] for key in keys))
+def count_blocks(parts: Parts) -> int:
+    """Blocks in a list of parts."""
+    return sum(hi - lo for _, lo, hi in parts)

@@ -15,10 +15,10 @@ from tokencake.policies.api import Event, EventKind, Trigger, overrides
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.clock import Alarm, Priority
 from tokencake.sim.config import PS, to_ps
-from tokencake.sim.cpu import Key
+from tokencake.sim.cpu import Parts
 from tokencake.sim.kv import Holding
 from tokencake.sim.link import Transfer
-from tokencake.sim.offload import Offloading, _runs
+from tokencake.sim.offload import Offloading, count_blocks
 from tokencake.sim.view import ChainView
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ class Stall:
         held: GPU blocks set aside for a coming PREFETCH.
         source: GPU blocks that an OFFLOAD reads.
         transfer: The OFFLOAD or PREFETCH under way.
-        keys: CPU blocks of the transfer.
+        parts: CPU blocks of the transfer.
     """
 
-    __slots__ = ("awaited", "call", "held", "keys", "pin", "since_ps", "source", "transfer", "until_ps", "view")
+    __slots__ = ("awaited", "call", "held", "parts", "pin", "since_ps", "source", "transfer", "until_ps", "view")
 
     def __init__(self, host: Host, call: Call, since_ps: int, awaited: dict[str, None]):
         self.call = call
@@ -54,7 +54,7 @@ class Stall:
         self.source = Holding(chain, call)
         self.until_ps: int | None = None
         self.transfer: Transfer | None = None
-        self.keys: list[Key] = []
+        self.parts: Parts = []
         self.view = ChainView(host, call, self)
 
     @property
@@ -299,11 +299,11 @@ class Placement:
         if limit <= 0:
             return "no block of the chain is on the GPU"
         limit = min(limit, wanted)
-        keys = host.cpu.missing(chain, 0, limit)
-        if keys and not host.cpu.begin_store(keys, host.cpu.keys(chain, 0, limit), stall.call):
+        parts = host.cpu.begin_store(chain, 0, limit, stall.call)
+        if parts is None:
             return "the CPU tier has no room"
         host.cpu.touch(chain, 0, limit)
-        if not keys:
+        if not parts:
             host.pool.release(stall.pin)
             stall.until_ps = None
             return ""
@@ -313,7 +313,7 @@ class Placement:
             stall.until_ps = None
         else:
             self._claim(stall, stall.source, limit)
-        stall.keys = keys
+        stall.parts = parts
         self._move(stall, "d2h", "offload", self._offloaded)
         return ""
 
@@ -338,8 +338,7 @@ class Placement:
             return "the CPU copy is still being written"
         if not found:
             return "the CPU tier has nothing more of the chain"
-        keys = host.cpu.keys(chain, match.blocks, match.blocks + found)
-        if any(key in self.offloading.reading for key in keys):
+        if host.cpu.being_read(chain, match.blocks, match.blocks + found):
             return "the blocks are being loaded already"
         extra = max(0, found - stall.held.private)
         if extra + match.free > host.pool.free:
@@ -350,8 +349,7 @@ class Placement:
             host.pool.take(stall.held, extra)
         host.pool.move(stall.held, stall.pin, found)
         host.pool.release(stall.held)
-        self.offloading.begin_read(keys)
-        stall.keys = keys
+        stall.parts = host.cpu.begin_load(chain, match.blocks, match.blocks + found)
         self._move(stall, "h2d", "prefetch", self._prefetched)
         return ""
 
@@ -380,11 +378,11 @@ class Placement:
         if transfer.state != "moving":
             return "the transfer has just ended"
         self._host.link.cancel(transfer)
-        self._host.metrics.transfer(transfer, stall.call, len(stall.keys))
+        self._host.metrics.transfer(transfer, stall.call, count_blocks(stall.parts))
         if transfer.direction == "d2h":
-            self._host.cpu.end_store(stall.keys, success=False)
+            self._host.cpu.end_store(stall.parts, success=False)
         else:
-            self.offloading.end_read(stall.keys)
+            self._host.cpu.end_load(stall.parts)
         self._transfer_over(stall)
         self._host.pool.release(stall.source)
         if transfer.direction == "h2d":
@@ -432,29 +430,29 @@ class Placement:
 
     def _move(self, stall: Stall, way: str, cause: str, done: Callable[[Stall], None]) -> None:
         host = self._host
-        size = len(stall.keys) * host.config.block_bytes
+        size = count_blocks(stall.parts) * host.config.block_bytes
 
         def arrived(transfer: Transfer) -> None:
-            host.metrics.transfer(transfer, stall.call, len(stall.keys))
+            host.metrics.transfer(transfer, stall.call, count_blocks(stall.parts))
             host.notice(lambda: done(stall))
 
-        stall.transfer = Transfer(way, size, _runs(stall.keys), cause, stall, arrived)  # type: ignore[arg-type]
+        stall.transfer = Transfer(way, size, len(stall.parts), cause, stall, arrived)  # type: ignore[arg-type]
         host.link.start(stall.transfer)
 
     def _offloaded(self, stall: Stall) -> None:
-        self._host.cpu.end_store(stall.keys)
+        self._host.cpu.end_store(stall.parts)
         self._host.pool.release(stall.source)
         self._report_done(stall)
 
     def _prefetched(self, stall: Stall) -> None:
         self._host.pool.grow(stall.pin, stall.pin.blocks)
-        self.offloading.end_read(stall.keys)
+        self._host.cpu.end_load(stall.parts)
         self._report_done(stall)
 
     def _report_done(self, stall: Stall) -> None:
         host = self._host
         assert stall.transfer is not None
-        way, blocks = stall.transfer.direction, len(stall.keys)
+        way, blocks = stall.transfer.direction, count_blocks(stall.parts)
         self._transfer_over(stall)
         host.tell(
             Event(
@@ -470,7 +468,7 @@ class Placement:
 
     def _transfer_over(self, stall: Stall) -> None:
         stall.transfer = None
-        stall.keys = []
+        stall.parts = []
 
     # -- reservations and liveness --------------------------------------------------------------------------
 
