@@ -201,6 +201,8 @@ class Host:
                 self._eventful = False
             step = scheduler.schedule()
             if step is None:
+                if scheduler.just_preempted and not inflight:
+                    continue  # vLLM schedules again at once
                 break
             start = now if self._last_end < now else self._last_end
             if self._copies:
@@ -209,11 +211,11 @@ class Host:
             inflight.append(step)
             self.metrics.steps += 1
         self.metrics.sample(now)
+        if inflight and self._jumps:
+            self._run_ahead()
         if inflight:
-            if self._jumps:
-                self._run_ahead()
             Alarm(self.env, inflight[0].end_ps - int(self.env.now), Priority.STEP_END, self._end)
-        elif scheduler.waiting or scheduler.loading:
+        elif not self._armed and (scheduler.waiting or scheduler.loading):
             self.placement.relieve()
 
     def _run_ahead(self) -> None:
@@ -241,6 +243,9 @@ class Host:
             self._pop_quietly()
             step = scheduler.schedule()
             if step is None:
+                if not inflight:  # the calls that ran were preempted; plan again at that time
+                    self._armed = True
+                    Alarm(self.env, now - int(self.env.now), Priority.STEP, self._begin, now)
                 return
             step.end_ps = self._last_end = max(now, self._last_end) + scheduler.duration_ps(step)
             inflight.append(step)

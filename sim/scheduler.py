@@ -147,6 +147,11 @@ class Scheduler:
             step.finishers = ended if not step.finishers else _in_order(step.finishers + ended)
         return step
 
+    @property
+    def just_preempted(self) -> bool:
+        """Whether the last plan preempted a call; it admitted none, but the next one may."""
+        return bool(self._preempted)
+
     def duration_ps(self, step: Step) -> int:
         """Time of the step's forward pass and overhead, in picoseconds."""
         return self._latency.step_ps(step.prefill, step.decodes, step.context)
