@@ -66,7 +66,7 @@ class Host:
         )
         tier: type[CpuTier | BlockCpuTier] = CpuTier if engine.runs else BlockCpuTier
         self.cpu: CpuTier | BlockCpuTier = tier(engine.cpu_blocks, self.tree)
-        self.link = Link(self.env, config.link)
+        self.link = Link(self.env, config.link, lambda: self.now_ps)
         self.live: dict[str, Call] = {}
         self.metrics = Metrics(self)
         self.scheduler = Scheduler(config, policy, self.pool, self)
@@ -109,6 +109,9 @@ class Host:
         self.metrics.progress = progress
         self.driver.start()
         self.env.run()
+        while self.link.next_ps() < math.inf:  # stores that nobody waited for
+            self._planned = int(self.link.next_ps())
+            self.link.collect()
         if self.driver.programs:
             names = ", ".join(list(self.driver.programs)[:3])
             raise RuntimeError(
@@ -190,6 +193,8 @@ class Host:
         self._armed = False
         scheduler = self.scheduler
         inflight = scheduler.inflight
+        if self._copies:
+            self.link.collect()
         if self._inbox:
             self._eventful = True
             inbox, self._inbox = self._inbox, []
@@ -228,6 +233,8 @@ class Host:
         scheduler = self.scheduler
         inflight = scheduler.inflight
         horizon = self.env.peek()
+        if self._copies and (scheduler.waiting or scheduler.loading):
+            horizon = min(horizon, self.link.next_ps())
         while len(inflight) == self._depth:
             oldest = inflight[0]
             now = oldest.end_ps
@@ -472,6 +479,10 @@ class Host:
     def noise(self, name: str) -> float:
         """Factor by which a noisy oracle is wrong about ``name``; always the same for a seed."""
         return lognormal(self.config.seed, f"noise/{name}", self.config.noise)
+
+
+def _nothing() -> None:
+    """A happening that only wakes the engine."""
 
 
 def _steps_before(room: int, start: int, rise: int) -> int:

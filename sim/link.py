@@ -4,11 +4,15 @@ A transfer's work is the time it would take alone: bytes over bandwidth, plus a 
 contiguous run. ``n`` transfers in one direction each progress at ``1 / n`` of that speed
 (processor sharing), so the bytes moved never exceed bandwidth times time. Completion is computed
 with integers, rounded up to a picosecond.
+
+Somebody waits for an *urgent* transfer, and it gets an event of its own. The others are only looked
+at when the engine plans a step anyway (:meth:`Link.collect`), which changes no completion time.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -31,12 +35,25 @@ class Transfer:
         direction: ``d2h`` or ``h2d``.
         size_bytes: Bytes to move.
         runs: Contiguous runs the bytes come in.
+        urgent: Whether its end is an event.
         start_ps: When it entered the link; -1 before.
         finish_ps: When it left; -1 before.
         done: Called when it has finished.
     """
 
-    __slots__ = ("cause", "direction", "done", "finish_ps", "goal", "runs", "size_bytes", "start_ps", "state", "subject")
+    __slots__ = (
+        "cause",
+        "direction",
+        "done",
+        "finish_ps",
+        "goal",
+        "runs",
+        "size_bytes",
+        "start_ps",
+        "state",
+        "subject",
+        "urgent",
+    )
 
     def __init__(
         self,
@@ -46,7 +63,10 @@ class Transfer:
         cause: str,
         subject: object,
         done: Callable[[Transfer], None],
+        *,
+        urgent: bool = True,
     ):
+        self.urgent = urgent
         self.direction: DirectionName = direction
         self.size_bytes = size_bytes
         self.runs = runs
@@ -59,7 +79,16 @@ class Transfer:
 
 
 class _Direction:
-    __slots__ = ("alarm", "busy_ps", "moved_bytes", "numerator", "served", "since_ps", "transfers")
+    __slots__ = (
+        "alarm",
+        "busy_ps",
+        "moved_bytes",
+        "numerator",
+        "served",
+        "since_ps",
+        "transfers",
+        "urgent",
+    )
 
     def __init__(self, gb_s: float):
         # Picoseconds per byte are 1000 / (GB/s); kept as a scaled integer.
@@ -68,6 +97,7 @@ class _Direction:
         self.served = 0
         self.since_ps = 0
         self.alarm: Alarm | None = None
+        self.urgent = 0
         self.moved_bytes = 0
         self.busy_ps = 0
 
@@ -79,6 +109,13 @@ class _Direction:
             self.busy_ps += passed
         self.since_ps = now_ps
 
+    def next_ps(self) -> int | None:
+        """When the first of its transfers ends; None if it has none."""
+        if not self.transfers:
+            return None
+        left = self.transfers[0][0] - self.served
+        return self.since_ps + max(0, -(-left * len(self.transfers) // _SCALE))
+
 
 class Link:
     """Both directions of the link of one engine.
@@ -86,10 +123,12 @@ class Link:
     Args:
         env: Clock.
         config: Bandwidths and fixed costs.
+        now: Time of the engine, which may be planning ahead of the clock.
     """
 
-    def __init__(self, env: simpy.Environment, config: LinkConfig):
+    def __init__(self, env: simpy.Environment, config: LinkConfig, now: Callable[[], int]):
         self._env = env
+        self._now = now
         self._free = config.free
         self._per_run_ps = round(config.per_run_us * 1_000_000)
         self._ways = {"d2h": _Direction(config.d2h_gb_s), "h2d": _Direction(config.h2d_gb_s)}
@@ -106,6 +145,7 @@ class Link:
         """Put a transfer on the link; ``transfer.done`` is called when it has finished."""
         way = self._ways[transfer.direction]
         now = self._now()
+        self._settle(way, now)
         way.advance(now)
         transfer.start_ps = now
         transfer.state = "moving"
@@ -113,14 +153,29 @@ class Link:
         transfer.goal = way.served + work * _SCALE
         self._count += 1
         heapq.heappush(way.transfers, (transfer.goal, self._count, transfer))
+        way.urgent += transfer.urgent
         self._rearm(way)
+
+    def collect(self) -> None:
+        """Report the transfers that have ended by now."""
+        now = self._now()
+        for way in self._ways.values():
+            if way.transfers:
+                self._settle(way, now)
+
+    def next_ps(self) -> float:
+        """When the next transfer ends, in picoseconds; infinity if nothing moves."""
+        ends = [way.next_ps() for way in self._ways.values()]
+        return min((end for end in ends if end is not None), default=math.inf)
 
     def cancel(self, transfer: Transfer) -> None:
         """Take a moving transfer off the link; its bytes so far are not counted as moved."""
         way = self._ways[transfer.direction]
+        self._settle(way, self._now())
         way.advance(self._now())
         way.transfers = [t for t in way.transfers if t[2] is not transfer]
         heapq.heapify(way.transfers)
+        way.urgent -= transfer.urgent
         transfer.state = "cancelled"
         transfer.finish_ps = self._now()
         self._rearm(way)
@@ -149,6 +204,7 @@ class Link:
     def busy_ps(self, direction: str) -> int:
         """Time in which a direction had a transfer, in picoseconds."""
         way = self._ways[direction]
+        self._settle(way, self._now())
         way.advance(self._now())
         return way.busy_ps
 
@@ -157,29 +213,34 @@ class Link:
         """Whether nothing moves."""
         return not any(way.transfers for way in self._ways.values())
 
-    def _now(self) -> int:
-        return int(self._env.now)
-
     def _rearm(self, way: _Direction) -> None:
         if way.alarm is not None:
             way.alarm.cancel()
             way.alarm = None
-        if way.transfers:
-            left = way.transfers[0][0] - way.served
-            delay = max(0, -(-left * len(way.transfers) // _SCALE))
-            way.alarm = Alarm(self._env, delay, Priority.TRANSFER, lambda: self._finish(way))
+        end = way.next_ps()
+        if way.urgent and end is not None:
+            delay = max(0, end - int(self._env.now))
+            way.alarm = Alarm(self._env, delay, Priority.TRANSFER, self._ring, way)
 
-    def _finish(self, way: _Direction) -> None:
-        now = self._now()
-        way.advance(now)
+    def _ring(self, way: _Direction) -> None:
         way.alarm = None
+        self._settle(way, self._now())
+
+    def _settle(self, way: _Direction, now: int) -> None:
+        """End, one after the other, the transfers of a direction that are over by ``now``."""
         ended: list[Transfer] = []
-        while way.transfers and way.transfers[0][0] <= way.served:
-            ended.append(heapq.heappop(way.transfers)[2])
-        for transfer in ended:
-            transfer.state = "done"
-            transfer.finish_ps = now
-            way.moved_bytes += transfer.size_bytes
-        self._rearm(way)
-        for transfer in ended:
-            transfer.done(transfer)
+        end = way.next_ps()
+        while end is not None and end <= now:
+            way.advance(end)
+            while way.transfers and way.transfers[0][0] <= way.served:
+                transfer = heapq.heappop(way.transfers)[2]
+                transfer.state = "done"
+                transfer.finish_ps = end
+                way.urgent -= transfer.urgent
+                way.moved_bytes += transfer.size_bytes
+                ended.append(transfer)
+            end = way.next_ps()
+        if ended:
+            self._rearm(way)
+            for transfer in ended:
+                transfer.done(transfer)

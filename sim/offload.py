@@ -101,7 +101,7 @@ class Offloading:
     def _submit(self, job: StoreJob) -> None:
         host = self._host
         size = count_blocks(job.parts) * host.config.block_bytes
-        job.transfer = Transfer("d2h", size, len(job.parts), "store", job, self._stored)
+        job.transfer = Transfer("d2h", size, len(job.parts), "store", job, self._stored, urgent=False)
         host.link.start(job.transfer)
 
     def _stored(self, transfer: Transfer) -> None:
@@ -109,17 +109,13 @@ class Offloading:
         assert isinstance(job, StoreJob)
         host = self._host
         host.metrics.transfer(transfer, job.call, count_blocks(job.parts))
-
-        def done() -> None:
-            host.cpu.end_store(job.parts)
-            host.pool.unwatch(job)
-            job.call.stores -= 1
-            jobs = self._moving[job.call]
-            jobs.remove(job)
-            if not jobs:
-                del self._moving[job.call]
-
-        host.notice(done)
+        host.cpu.end_store(job.parts)
+        host.pool.unwatch(job)
+        job.call.stores -= 1
+        jobs = self._moving[job.call]
+        jobs.remove(job)
+        if not jobs:
+            del self._moving[job.call]
 
     def finished(self, call: Call) -> None:
         """A call ended: what it stored or loaded becomes the most recently used."""

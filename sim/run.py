@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import time
 from collections.abc import Callable, Iterable
@@ -40,7 +41,12 @@ def simulate(
     knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
     wall, cpu = time.perf_counter(), time.process_time()
     host = Host(config, policy, iter(programs), knowledge)
-    host.run(progress)
+    # What was there before the run is not garbage of the run: keep the collector from looking at it.
+    gc.freeze()
+    try:
+        host.run(progress)
+    finally:
+        gc.unfreeze()
     timing = {
         "loop_cpu_s": time.process_time() - cpu,
         "wall_s": time.perf_counter() - wall,
