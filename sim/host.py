@@ -281,6 +281,8 @@ class Host:
         for step in inflight:
             if step.finishers or step.stale or (self._copies and self.placement.awaits(step)):
                 return 0
+        if self._copies and self.placement.exposed:
+            return 0
         if not self._waiting_is_stuck():
             return 0
         limit = decodes.next_end() - decodes.tick

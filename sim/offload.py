@@ -73,6 +73,11 @@ class Offloading:
         """Whether the end of ``step`` starts a copy."""
         return step.number in self._waiting
 
+    @property
+    def exposed(self) -> bool:
+        """Whether a store reads blocks of a call that no longer holds them."""
+        return any(call.status is not Status.RUNNING for call in self._moving)
+
     def reused(self, job: object) -> None:
         """A block that ``job`` still reads has been given to another call."""
         assert isinstance(job, StoreJob)

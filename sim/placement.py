@@ -604,6 +604,11 @@ class Placement:
     def awaits(self, step: Step) -> bool:
         return self.offloading.awaits(step)
 
+    @property
+    def exposed(self) -> bool:
+        """Whether a store reads blocks that the next allocation might take."""
+        return self.offloading.exposed
+
     def step_starts(self, step: Step, start_ps: int) -> int:
         return self.offloading.step_starts(start_ps)
 
