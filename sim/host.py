@@ -171,14 +171,15 @@ class Host:
         now = step.end_ps
         for call in step.firsts:
             call.first_token_ps = now
-        for call, yields in step.stale:
-            if yields:
-                call.known += 1
+        ended = step.finishers
+        if step.stale:
+            for call, yields in step.stale:
+                call.known += yields
                 call.produced = call.known
-                if call.known == call.output:
-                    self._finish(call, now)
-        for call in step.finishers:
-            if call.status is Status.RUNNING:
+            ended = sorted([*ended, *(call for call, _ in step.stale)], key=_scheduled_order)
+        for call in ended:
+            done = call.status is Status.PREEMPTED and call.known == call.output
+            if done or call.status is Status.RUNNING:
                 self._finish(call, now)
         if self._copies:
             self.placement.step_ended(step)
@@ -485,6 +486,11 @@ class Host:
 
 def _nothing() -> None:
     """A happening that only wakes the engine."""
+
+
+def _scheduled_order(call: Call) -> int:
+    """Place of a call among those scheduled in a step."""
+    return call.run_order
 
 
 def _steps_before(room: int, start: int, rise: int) -> int:
