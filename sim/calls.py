@@ -11,6 +11,7 @@ from tokencake.traces.resolve import resolve
 from tokencake.traces.schema import LLMNode, Node, Piece, Program, ToolNode
 
 if TYPE_CHECKING:
+    from tokencake.sim.view import ChainView
     from tokencake.traces.resolve import Resolved
 
 
@@ -148,6 +149,7 @@ class Call:
     __slots__ = (
         "admitted_ps",
         "arrival_ps",
+        "chain",
         "computed",
         "computed_total",
         "cpu_hit_tokens",
@@ -200,6 +202,7 @@ class Call:
         self.stores = 0
         self.load: object = None
         self.view: object = None
+        self.chain: ChainView | None = None
 
     @property
     def tokens(self) -> int:

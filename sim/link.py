@@ -154,14 +154,14 @@ class Link:
         self._count += 1
         heapq.heappush(way.transfers, (transfer.goal, self._count, transfer))
         way.urgent += transfer.urgent
-        self._rearm(way)
+        if way.urgent:
+            self._rearm(way)
 
     def collect(self) -> None:
         """Report the transfers that have ended by now."""
-        now = self._now()
         for way in self._ways.values():
             if way.transfers:
-                self._settle(way, now)
+                self._settle(way, self._now())
 
     def next_ps(self) -> float:
         """When the next transfer ends, in picoseconds; infinity if nothing moves."""
@@ -241,6 +241,7 @@ class Link:
                 ended.append(transfer)
             end = way.next_ps()
         if ended:
-            self._rearm(way)
+            if way.urgent or way.alarm is not None:
+                self._rearm(way)
             for transfer in ended:
                 transfer.done(transfer)

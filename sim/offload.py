@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 class StoreJob:
     """Blocks of one call on their way to the CPU, read in place."""
 
-    __slots__ = ("call", "parts", "transfer")
+    __slots__ = ("blocks", "call", "parts", "transfer")
 
     def __init__(self, call: Call, parts: Parts):
         self.call = call
+        self.blocks = count_blocks(parts)
         self.parts = parts
         self.transfer: Transfer | None = None
 
@@ -105,7 +106,7 @@ class Offloading:
 
     def _submit(self, job: StoreJob) -> None:
         host = self._host
-        size = count_blocks(job.parts) * host.config.block_bytes
+        size = job.blocks * host.config.block_bytes
         job.transfer = Transfer("d2h", size, len(job.parts), "store", job, self._stored, urgent=False)
         host.link.start(job.transfer)
 
@@ -113,7 +114,7 @@ class Offloading:
         job = transfer.subject
         assert isinstance(job, StoreJob)
         host = self._host
-        host.metrics.transfer(transfer, job.call, count_blocks(job.parts))
+        host.metrics.transfer(transfer, job.call, job.blocks)
         host.cpu.end_store(job.parts)
         host.pool.unwatch(job)
         job.call.stores -= 1

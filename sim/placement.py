@@ -571,8 +571,12 @@ class Placement:
 
     def chain_view(self, call: Call) -> ChainView:
         """The chain of a call, stalled or not."""
-        stall = self.stalls.get(call.id)
-        return ChainView(self._host, call) if stall is None else stall.view
+        stall = self.stalls.get(call.id) if self.stalls else None
+        if stall is not None:
+            return stall.view
+        if call.chain is None:
+            call.chain = ChainView(self._host, call)
+        return call.chain
 
     def gpu_blocks(self, call: Call) -> int:
         """Leading blocks of a chain that are findable on the GPU."""
