@@ -44,21 +44,23 @@ class Job:
         label = f"{self.config['policy']['name']} on {self.trace.name}"
         with progress(label, "programs") as report:
             result = simulate(self.trace, self.sim, self.policy(), progress=report)
+        head = self._head()
+        summary = head | result.summary | head  # its keys come first, and win
         tables = {name: getattr(result, name) for name in ("programs", "calls", "transfers", "kv")}
         timeline = self._timeline(tables) if self.config["timeline"] else None
         with replacing(out, bool(self.config["overwrite"])) as directory:
             write_run(
                 directory,
                 config=dict(self.config) | {"out": str(out)},
-                summary=self._head() | result.summary | self._head(),
+                summary=summary,
                 tables=tables,
                 timing=result.timing,
-                decisions=result.decisions if self.config["decisions"] else None,
+                decisions=result.decisions if self.sim.log_decisions else None,
                 timeline=timeline,
             )
-        for rule, times in self.trace.notes.items():
-            print(f"{self.trace.name}: {rule} ({times} times)", file=sys.stderr)
-        print(_report(label, result.summary, out))
+        for note in [*(f"{rule} ({n} times)" for rule, n in self.trace.notes.items()), *_warnings(summary)]:
+            print(f"{self.trace.name}: {note}", file=sys.stderr)
+        print(_report(label, summary, out))
 
     def _timeline(self, tables: Mapping[str, Table]) -> object:
         programs, calls = tables["programs"].columns, tables["calls"].columns
@@ -117,6 +119,19 @@ def _policy(values: Mapping[str, Any]) -> Callable[[], Policy]:
     except registry.PolicyError as error:
         raise UsageError(str(error)) from error
     return make
+
+
+def _warnings(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers must know."""
+    warnings = []
+    if summary["refused_calls"]:
+        refused = f"{summary['refused_calls']} calls in {summary['refused_programs']} programs refused"
+        warnings.append(f"{refused}: longer than the model or the memory allows; they are in no latency")
+    for what, steps in summary["outside_measured_range"].items():
+        if steps:
+            share = f"{steps} of {summary['steps']} steps"
+            warnings.append(f"{share} beyond what the hardware profile was measured for ({what}); extrapolated")
+    return warnings
 
 
 def _report(label: str, summary: Mapping[str, Any], out: Path) -> str:

@@ -104,7 +104,7 @@ def sim_config(config: Mapping[str, Any], profile: HardwareProfile) -> SimConfig
             free_recompute=bounds.free_recompute,
             noise=_typed(config["noise"], float, "noise"),
             seed=seed,
-            log_decisions=_typed(config["decisions"], bool, "decisions"),
+            log_decisions=_typed(config["log"].get("decisions"), bool, "log.decisions"),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -58,7 +58,7 @@ def test_summary_has_the_documented_keys(tmp_path):
 
 
 def test_optional_outputs(tmp_path):
-    assert main([*TINY, "out=a", "decisions=true", "timeline=true"]) == 0
+    assert main([*TINY, "out=a", "log.decisions=true", "timeline=true"]) == 0
     assert {p.name for p in (tmp_path / "a").iterdir()} == FILES | {"decisions.jsonl.zst", "timeline.json.gz"}
     with gzip.open(tmp_path / "a" / "timeline.json.gz") as file:
         events = json.load(file)["traceEvents"]
@@ -91,7 +91,7 @@ def test_a_free_directory_is_found_when_none_is_given(tmp_path):
 def test_equal_runs_are_equal_bytes_across_processes_and_hash_seeds(tmp_path):
     outputs = []
     for hash_seed in ("0", "1", "77"):
-        words = [*TINY, "policy=vllm-offload", "out=a", "overwrite=true", "decisions=true", "timeline=true"]
+        words = [*TINY, "policy=vllm-offload", "out=a", "overwrite=true", "log.decisions=true", "timeline=true"]
         command = [sys.executable, "-m", "tokencake.experiments.cli", *words]
         environment = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
         subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True)
@@ -289,3 +289,18 @@ def test_policies_and_hardware_are_listed(capsys):
     assert "vllm-offload" in out
     assert "policy.prompt_only=" in out
     assert "a800-qwen2.5-14b" in out
+
+
+def test_refused_calls_are_said_and_counted(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,100,10\n1.5,5000,20\n")
+    assert main(["run", "+experiment=tiny", "trace.path=list.csv", "out=a"]) == 0
+    assert "1 calls in 1 programs refused" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert (summary["programs"], summary["calls"], summary["refused_calls"]) == (2, 1, 1)
+
+
+def test_steps_beyond_the_measured_range_are_said(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,100000,10\n")
+    words = ["hardware=h100-llama-3.1-8b", "engine.max_model_len=200000", "engine.max_num_batched_tokens=200000"]
+    assert main(["run", "trace.path=list.csv", "out=a", *words]) == 0
+    assert "beyond what the hardware profile was measured for" in capsys.readouterr().err
