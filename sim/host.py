@@ -167,6 +167,7 @@ class Host:
 
     def _end(self) -> None:
         """The oldest step in flight ends (``update_from_output``)."""
+        self._armed = True  # what happens now is delivered below
         step = self.scheduler.inflight.popleft()
         now = step.end_ps
         for call in step.firsts:
@@ -186,12 +187,11 @@ class Host:
         if self.env.peek() > now:
             self._begin(now)
         else:
-            self._armed = True
             Alarm(self.env, 0, Priority.STEP, self._begin, now)
 
     def _begin(self, now: int) -> None:
         """Deliver what happened, then plan steps until the pipeline is full."""
-        self._armed = False
+        self._armed = True  # what a decision makes happen is delivered before the next step
         scheduler = self.scheduler
         inflight = scheduler.inflight
         if self._copies:
@@ -217,10 +217,13 @@ class Host:
             inflight.append(step)
             self.metrics.steps += 1
         self.metrics.sample(now)
+        self._armed = False
         if inflight and self._jumps:
             self._run_ahead()
         if inflight:
             Alarm(self.env, inflight[0].end_ps - int(self.env.now), Priority.STEP_END, self._end)
+        elif self._inbox:
+            self.plan_again()
         elif not self._armed and (scheduler.waiting or scheduler.loading):
             self.placement.relieve()
 
