@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from tokencake.policies.api import Event, EventKind, Policy, Trigger, overrides
+from tokencake.policies.api import CallView, Event, EventKind, Policy, Trigger, overrides
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import ContentTree
@@ -80,6 +80,7 @@ class Host:
         self._armed = False
         self._last_end = 0
         self._planned = 0
+        self.step_number = 0
         self._copies = engine.cpu_blocks > 0
         self._observes = overrides(policy, "observe")
         self._places = overrides(policy, "place")
@@ -87,8 +88,8 @@ class Host:
         self._eventful = False
         self._judges_waiting = overrides(policy, "order") or overrides(policy, "admit")
         if overrides(policy, "evict_order"):
-            self.pool.evict_key = policy.evict_order(self.view, "gpu")
-            self.cpu.evict_key = policy.evict_order(self.view, "cpu")
+            self.pool.evict_key = self._rank(policy.evict_order(self.view, "gpu"))
+            self.cpu.evict_key = self._rank(policy.evict_order(self.view, "cpu"))
         self.pool.on_reuse = self.placement.reused
 
     @property
@@ -193,6 +194,7 @@ class Host:
         """Deliver what happened, then plan steps until the pipeline is full."""
         self._armed = True  # what a decision makes happen is delivered before the next step
         scheduler = self.scheduler
+        self.step_number = scheduler.decodes.tick
         inflight = scheduler.inflight
         if self._copies:
             self.link.collect()
@@ -202,6 +204,7 @@ class Host:
             for happening in inbox:
                 happening()
         while len(inflight) < self._depth:
+            self.step_number = scheduler.decodes.tick
             if self._places:
                 self.placement.begin_step(self._eventful)
                 self._eventful = False
@@ -252,6 +255,7 @@ class Host:
                 return
             self._planned = now
             self._pop_quietly()
+            self.step_number = scheduler.decodes.tick
             step = scheduler.schedule()
             if step is None:
                 if not inflight:  # the calls that ran were preempted; plan again at that time
@@ -280,8 +284,10 @@ class Host:
         scheduler = self.scheduler
         decodes = scheduler.decodes
         inflight = scheduler.inflight
-        if not decodes.size or decodes.size > self.config.engine.max_num_batched_tokens:
+        if not decodes.size or decodes.size > scheduler.limits()[0]:
             return 0
+        if self._places and self._eventful:
+            return 0  # the policy is asked in the next step
         for step in inflight:
             if step.finishers or step.stale or (self._copies and self.placement.awaits(step)):
                 return 0
@@ -301,6 +307,7 @@ class Host:
             total += taken
         if decodes.next_end() == decodes.tick:
             inflight[-1].finishers = decodes.pop_ended()
+        self.step_number = decodes.tick - 1
         return total
 
     def _jump_cell(self, limit: int, horizon: float) -> int:
@@ -373,6 +380,10 @@ class Host:
                 horizon = min(horizon, to_ps(at_s))
         return limit, horizon
 
+    def _rank(self, key: Callable[[CallView], object] | None) -> Callable[[object], object] | None:
+        """A policy's eviction order, for the calls that the pools know."""
+        return None if key is None else lambda owner: key(self.view.call(owner))  # type: ignore[arg-type]
+
     # -- calls ------------------------------------------------------------------------------------------
 
     def _queue(self, call: Call) -> None:
@@ -393,6 +404,7 @@ class Host:
 
     def _finish(self, call: Call, now: int) -> None:
         run = call.program
+        self._eventful = True
         self.scheduler.finish(call)
         call.status = Status.FINISHED
         run.attained_ps += now - call.admitted_ps
@@ -415,12 +427,14 @@ class Host:
         if call.admitted_ps < 0:
             call.admitted_ps = now
         call.queue_ps += now - call.queued_ps
+        self._eventful = True
         self.placement.admitted(call)
         if self._observes:
             self._tell_call(EventKind.CALL_ADMITTED, now, call)
 
     def preempted(self, call: Call) -> None:
         call.queued_ps = self.now_ps
+        self._eventful = True
         self.placement.preempted(call)
         if self._observes:
             self._tell_call(EventKind.CALL_PREEMPTED, self.now_ps, call)

@@ -108,6 +108,8 @@ class Placement:
     def ask(self, trigger: Trigger, call: Call | None = None) -> None:
         """Ask ``place`` and carry out the answer."""
         host = self._host
+        if host.driver.over:
+            return
         subject = None if call is None else self.chain_view(call)
         for action in host.policy.place(host.view, trigger, subject):
             self.carry_out(action, trigger, "" if call is None else call.id)
@@ -121,7 +123,7 @@ class Placement:
         if host.config.log_decisions:
             host.metrics.decisions.add(
                 host.now_ps / PS,
-                host.scheduler.decodes.tick,
+                host.step_number,
                 f"place:{trigger.name}",
                 named,
                 repr(action),

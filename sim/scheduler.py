@@ -130,7 +130,7 @@ class Scheduler:
 
     def schedule(self) -> Step | None:
         """Plan the next step; None if there is nothing to compute."""
-        budget, cap = self._limits()
+        budget, cap = self.limits()
         decodes = self.decodes
         step = Step(decodes.tick)
         self._preempted.clear()
@@ -191,7 +191,8 @@ class Scheduler:
 
     # -- running calls ---------------------------------------------------------------------------
 
-    def _limits(self) -> tuple[int, int]:
+    def limits(self) -> tuple[int, int]:
+        """Token budget and chunk cap of the step that is planned next."""
         config = self._config
         budget, cap = config.max_num_batched_tokens, config.long_prefill_token_threshold
         if self._budgets:

@@ -51,7 +51,7 @@ class Driver:
         engine: Engine,
     ):
         self.programs: dict[str, ProgramRun] = {}
-        self.started = self.done = 0
+        self.started = self.done = self._coming = 0
         self._env = env
         self._source = programs
         self._engine = engine
@@ -59,6 +59,11 @@ class Driver:
         self._delay_ps = to_ps(workload.client_delay_s)
         self._places = workload.concurrency
         self._calls = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the last program has ended."""
+        return not self.programs and not self._coming
 
     def start(self) -> None:
         """Schedule the first arrival."""
@@ -82,9 +87,9 @@ class Driver:
     def _end(self, run: ProgramRun) -> None:
         self.done += 1
         del self.programs[run.program.program]
-        self._engine.program_finished(run)
         if self._places:
             self._next_arrival()
+        self._engine.program_finished(run)
 
     def _next_arrival(self) -> None:
         program = next(self._source, None)
@@ -97,11 +102,13 @@ class Driver:
                 f"programs must be in order of arrival: {program.program!r} arrives at"
                 f" {program.arrival_s} s, after a program of {now / PS} s"
             )
+        self._coming += 1
         Alarm(self._env, at - now, Priority.ARRIVAL, self._arrive, program)
 
     def _arrive(self, program: Program) -> None:
         run = ProgramRun(program, int(self._env.now))
         self.programs[program.program] = run
+        self._coming -= 1
         self.started += 1
         self._engine.program_started(run)
         for node in program.nodes:

@@ -318,7 +318,7 @@ class HostView:
 
     @property
     def step(self) -> int:
-        return self._host.scheduler.decodes.tick
+        return self._host.step_number
 
     @property
     def waiting(self) -> Sequence[CallProtocol]:
@@ -340,7 +340,8 @@ class HostView:
         """The view of a call, always the same object."""
         if call.view is None:
             call.view = CallView(self._host, call)
-            self._host.live[call.id] = call
+            if call.program.program.program in self._host.driver.programs:
+                self._host.live[call.id] = call
         return call.view  # type: ignore[return-value]
 
     def find(self, call_id: str) -> Call | None:
