@@ -82,10 +82,7 @@ class BlockPool:
             if self._key[block] is not None:
                 self.cached -= 1
                 self.evicted += 1
-                for job in self._stores.pop(block, ()):
-                    if self.on_reuse is not None:
-                        self.on_reuse(job)
-                self._forget(block)
+                self._let_go(block)
             self._references[block] = 1
             holding.spans.append(block)  # type: ignore[arg-type]
         holding.private += count
@@ -162,7 +159,7 @@ class BlockPool:
             for index in range(hi - 1, max(lo, start) - 1, -1):
                 for block in list(self._copies.get((segment, index), ())):
                     if self._references[block] == 0:
-                        self._forget(block)
+                        self._let_go(block)
                         self._queue.move_to_end(block, last=False)
                         self.cached -= 1
                         forgotten += 1
@@ -197,6 +194,13 @@ class BlockPool:
                 front.append(block)
         for block in front:
             self._queue.move_to_end(block, last=False)
+
+    def _let_go(self, block: int) -> None:
+        """Forget what a free block holds, and wait for those who still read it."""
+        for job in self._stores.pop(block, ()):
+            if self.on_reuse is not None:
+                self.on_reuse(job)
+        self._forget(block)
 
     def _forget(self, block: int) -> None:
         key = self._key[block]

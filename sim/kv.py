@@ -292,16 +292,19 @@ class RunPool:
         forgotten = 0
         for segment, lo, hi in reversed(chain.spans):
             for extent in list(segment.extents):
+                if extent.lo >= hi:
+                    continue
+                if extent.hi > hi:
+                    self._split(extent, hi)
                 floor = max(start, lo, extent.held)
                 for run in list(extent.runs):
-                    if run.lo >= hi or run.hi <= floor:
+                    if run.hi <= floor:
                         continue
-                    if run.hi > hi:
-                        self._split(extent, hi)
                     count = run.hi - max(run.lo, floor)
                     run.hi -= count
                     self._evict(extent, run, count)
                     forgotten += count
+        self.evicted -= forgotten  # given up, not overwritten
         if forgotten:
             self._link(FreeRun(None, 0, forgotten), self._list)
         return forgotten

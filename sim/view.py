@@ -362,7 +362,9 @@ class HostView:
         return self._foresee(f"output:{found.node.agent_type}", found.id, float(truth))
 
     def foresee_tool(self, program: ProgramProtocol, node: str) -> float | None:
-        run = self._host.driver.programs[program.id]
+        run = self._host.driver.programs.get(program.id)
+        if run is None:
+            return None
         tool = run.nodes[node]
         return self._foresee(
             f"tool:{tool.tool}",  # type: ignore[union-attr]
