@@ -228,7 +228,16 @@ class Host:
         elif self._inbox:
             self.plan_again()
         elif not self._armed and (scheduler.waiting or scheduler.loading):
+            self._wait_or_relieve()
+
+    def _wait_or_relieve(self) -> None:
+        """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up."""
+        end = self.link.next_ps() if self._copies else math.inf
+        if end == math.inf:
             self.placement.relieve()
+            return
+        self._armed = True
+        Alarm(self.env, int(end) - int(self.env.now), Priority.STEP, self._begin, int(end))
 
     def _run_ahead(self) -> None:
         """Take the coming steps that nothing can disturb without an event for each.

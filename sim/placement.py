@@ -377,6 +377,7 @@ class Placement:
         if stall is None or stall.transfer is None:
             return "no transfer of this chain is under way"
         transfer = stall.transfer
+        self._host.link.collect()
         if transfer.state != "moving":
             return "the transfer has just ended"
         self._host.link.cancel(transfer)
