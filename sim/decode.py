@@ -102,7 +102,7 @@ class DecodeSet:
             call.last_step = self.tick - 1
         holding = call.holding
         missing = -(-call.computed // self._block_size) - holding.blocks
-        if missing:
+        if missing > 0:  # less: preempted after this very plan gave it a block
             self._pool.move(self._spare, holding, missing)
         hashed = (call.prompt + call.produced - 1 - self.lag) // self._block_size
         if hashed > holding.hashed and steps:
