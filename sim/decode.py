@@ -135,6 +135,15 @@ class DecodeSet:
                     if call.holding.hashed < hi and call.run_order < before:
                         self.sync(call)
 
+    @staticmethod
+    def shares_content(running: list[Call]) -> bool:
+        """Whether a call computes blocks of a segment that another chain passes through too."""
+        for call in running:
+            segment = call.holding.growing
+            if segment is not None and segment.live > 1:
+                return True
+        return False
+
     def grows_into(self, chain: Chain) -> bool:
         """Whether a decoding call may hash a block that belongs to a chain as well."""
         return any(
