@@ -17,9 +17,18 @@ class VllmPriority(Policy):
     (``v1/core/sched/scheduler.py::Scheduler.schedule``).
     """
 
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[float, float, str]] = {}
+
     def order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
         """Program arrival, then call arrival, then id."""
-        return sorted(waiting, key=lambda call: (*_priority(call), call.id))
+        return sorted(waiting, key=self._place)
+
+    def _place(self, call: CallView) -> tuple[float, float, str]:
+        place = self._places.get(call.id)
+        if place is None:  # it never changes, and a long queue is sorted often
+            place = self._places[call.id] = (*_priority(call), call.id)
+        return place
 
     def victim(self, view: View, need: int, for_call: CallView) -> CallView:
         """The running call whose program arrived last, and in it the one that arrived last."""

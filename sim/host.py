@@ -199,7 +199,7 @@ class Host:
         if self._copies:
             self.link.collect()
         if self._inbox:
-            self._eventful = True
+            self._eventful = scheduler.changed = True
             inbox, self._inbox = self._inbox, []
             for happening in inbox:
                 happening()
@@ -372,6 +372,8 @@ class Host:
         if last.prefill or last.preempted:
             return False  # it was budget, or a preemption, that kept the waiting calls out
         decodes = scheduler.decodes
+        if not decodes.shares_content(scheduler.running):
+            return True
         for call in scheduler.waiting:
             if decodes.grows_into(call.holding.chain):
                 return False

@@ -88,6 +88,7 @@ class Scheduler:
             ``kv_holding_waiting``).
         running: Calls in scheduling order.
         inflight: Steps scheduled but not ended.
+        changed: Something happened since the policy gave its order, so it is asked again.
     """
 
     def __init__(
@@ -118,6 +119,9 @@ class Scheduler:
         self._runs = 0
         self._preempted: list[Call] = []
         self._orders = overrides(policy, "order")
+        self._order_drifts = overrides(policy, "next_change")
+        self._ordered: list[Call] = []
+        self.changed = True
         self._admits = overrides(policy, "admit")
         self._budgets = overrides(policy, "budget")
         self._victims = overrides(policy, "victim")
@@ -171,6 +175,7 @@ class Scheduler:
                 call.known -= yields
                 step.stale.append((call, yields))
         call.produced = call.known
+        self.changed = True
         self.pool.release(call.holding)
         call.status = Status.PREEMPTED
         call.computed = 0
@@ -183,6 +188,7 @@ class Scheduler:
 
     def finish(self, call: Call) -> None:
         """Take a call that has all its outputs off the lists; its blocks stay with it."""
+        self.changed = True
         if call.status is Status.RUNNING:
             self.running.remove(call)
             self.pool.grow(call.holding, (call.prompt + call.output - 1) // self.block_size)
@@ -415,14 +421,13 @@ class Scheduler:
                             yield call
                     return
             return
-        views = self.view.waiting
-        seen: set[str] = set()
-        for view in self._policy.order(self.view, views):
-            call = self.view.find(view.id)
-            if call is None or view.id in seen or call not in self.waiting:
-                continue
-            seen.add(view.id)
-            if not call.program.parked:
+        if self.changed or self._order_drifts:
+            self.changed = False
+            named = self._policy.order(self.view, self.view.waiting)
+            found = [self.view.find(view.id) for view in named]
+            self._ordered = list(dict.fromkeys(call for call in found if call is not None))
+        for call in self._ordered:
+            if call in self.waiting and not call.program.parked:
                 yield call
 
     def _try(
@@ -497,6 +502,7 @@ class Scheduler:
 
     def _enter(self, call: Call, match: Match, found: int) -> None:
         """Give a waiting call its prefix hit."""
+        self.changed = True
         hit = match.blocks
         if hit:
             self.pool.acquire(call.holding, match)
