@@ -22,11 +22,14 @@ def differences(case: Case, policy: Policy | None = None, queue: str = "fcfs", *
         policy: The simulator's policy; stock by default.
         queue: The queue of vLLM that the policy stands for.
         engine: Changes of the simulator's engine configuration, such as ``jumps=False``.
+
+    Raises:
+        LivelockError: vLLM never finishes this case.
     """
+    outcome = Oracle(case.config, queue).run(case.programs)
     config = replace(case.config, engine=replace(case.config.engine, **engine))
     host = Host(config, policy or Policy(), iter(case.programs), Knowledge())
     host.run()
-    outcome = Oracle(case.config, queue).run(case.programs)
     return [*_calls(host, outcome), *_totals(host, outcome), *_memory(host, outcome)]
 
 

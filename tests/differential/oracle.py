@@ -19,6 +19,11 @@ from tokencake.sim.config import PS, SimConfig
 from tokencake.traces.schema import Program
 
 _SPINS = 8
+_MOST_STEPS = 20_000
+
+
+class LivelockError(RuntimeError):
+    """VLLM preempts calls for ever and finishes none; so would an equal simulator."""
 
 
 @dataclass
@@ -81,7 +86,7 @@ class Oracle:
         self._log: list[tuple[int, int, dict[str, int]]] = []
 
     def run(self, programs: Iterable[Program]) -> Outcome:
-        """Replay programs to their end."""
+        """Replay programs to their end; raises `LivelockError` if there is none."""
         agents = Agents(programs, self._config.workload, self._submit)
         scheduler = self._scheduler
         queue: deque[Batch] = deque()
@@ -110,6 +115,8 @@ class Oracle:
                 if spins > _SPINS and not any(b.sampled for b in queue):
                     raise RuntimeError(f"vLLM schedules nothing at {now} ps")
             self._update(batch, now, agents)
+            if len(self._log) > _MOST_STEPS:
+                raise LivelockError(f"{_MOST_STEPS} steps")
         calls = {seen.issued.key: seen for seen in self._seen.values()}
         return Outcome(calls, agents.end_ps, len(self._log), self._log, scheduler)
 

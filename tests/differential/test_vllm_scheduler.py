@@ -4,6 +4,7 @@ import pytest
 import vllm_engine
 from cases import Case, make_case
 from comparison import differences
+from oracle import LivelockError
 
 from tokencake.policies.vllm_priority import VllmPriority
 from tokencake.sim.config import EngineConfig, SimConfig, WorkloadConfig
@@ -16,7 +17,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # vLLM's, when it is first used
 ]
 
-SEEDS = [*range(50), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(50, 1050))]
+FOUND = [502]  # seeds that once differed
+SEEDS = [*range(50), *FOUND, *(pytest.param(s, marks=pytest.mark.slow) for s in range(50, 1050) if s not in FOUND)]
 PRIORITY_SEEDS = [*range(20), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(20, 520))]
 MODES = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
@@ -31,7 +33,12 @@ def test_first_come_first_served(seed, asynchronous):
 @pytest.mark.parametrize("seed", PRIORITY_SEEDS)
 def test_priority_by_program_arrival(seed, asynchronous):
     case = make_case(seed, asynchronous=asynchronous)
-    assert differences(case, VllmPriority(), "priority") == []
+    try:
+        found = differences(case, VllmPriority(), "priority")
+    except LivelockError:
+        assert not case.config.engine.reserve_full_isl
+        pytest.skip("vLLM itself never finishes this one: calls admitted without room for their prompts")
+    assert found == []
 
 
 @MODES
