@@ -267,7 +267,9 @@ class Host:
             self.step_number = scheduler.decodes.tick
             step = scheduler.schedule()
             if step is None:
-                if not inflight:  # the calls that ran were preempted; plan again at that time
+                if inflight:
+                    self.metrics.sample(now)
+                else:  # the calls that ran were preempted; plan again at that time
                     self._armed = True
                     Alarm(self.env, now - int(self.env.now), Priority.STEP, self._begin, now)
                 return
@@ -408,6 +410,7 @@ class Host:
         call.status = Status.WAITING
         call.queued_ps = call.arrival_ps
         self.scheduler.waiting[call] = None
+        self.metrics.waits(call)
         if self._observes:
             self._tell_call(EventKind.CALL_QUEUED, call.arrival_ps, call)
         if self._places:
