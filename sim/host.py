@@ -449,6 +449,7 @@ class Host:
     def preempted(self, call: Call) -> None:
         call.queued_ps = self.now_ps
         self._eventful = True
+        self.metrics.waits(call)
         self.placement.preempted(call)
         if self._observes:
             self._tell_call(EventKind.CALL_PREEMPTED, self.now_ps, call)

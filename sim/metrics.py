@@ -48,7 +48,7 @@ class Metrics:
         self._kv_every_ps = self._kv_next_ps = 0
         self._last_running = self._last_waiting = 0
         self._end_ps = 0
-        self._inversions = 0
+        self._inversions = self._critical_waiting = 0
         self._late_ps = 0
         self._output = 0
 
@@ -137,9 +137,15 @@ class Metrics:
             node.critical,
         )
 
+    def waits(self, call: Call) -> None:
+        """A call entered the waiting queue, or came back to it."""
+        self._critical_waiting += call.node.critical
+
     def admitted(self, call: Call) -> None:
         """A call was admitted: did it overtake a critical call?"""
-        if not call.node.critical:
+        if call.node.critical:
+            self._critical_waiting -= 1
+        elif self._critical_waiting:
             waiting = self._host.scheduler.waiting
             self._inversions += any(c.node.critical and c.order < call.order for c in waiting)
 

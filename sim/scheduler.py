@@ -13,10 +13,10 @@ when the order of the calls cannot matter: the budget covers the step and no mem
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from tokencake.policies.api import Need, Policy, Verdict, overrides
+from tokencake.policies.api import CallView, Need, Policy, Verdict, overrides
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.decode import DecodeSet
 from tokencake.sim.kv import Holding, Match
@@ -120,7 +120,7 @@ class Scheduler:
         self._preempted: list[Call] = []
         self._orders = overrides(policy, "order")
         self._order_drifts = overrides(policy, "next_change")
-        self._ordered: list[Call] = []
+        self._ordered: Sequence[CallView] = ()
         self.changed = True
         self._admits = overrides(policy, "admit")
         self._budgets = overrides(policy, "budget")
@@ -423,11 +423,12 @@ class Scheduler:
             return
         if self.changed or self._order_drifts:
             self.changed = False
-            named = self._policy.order(self.view, self.view.waiting)
-            found = [self.view.find(view.id) for view in named]
-            self._ordered = list(dict.fromkeys(call for call in found if call is not None))
-        for call in self._ordered:
-            if call in self.waiting and not call.program.parked:
+            self._ordered = self._policy.order(self.view, self.view.waiting)
+        seen: set[str] = set()
+        for view in self._ordered:  # as far as calls are tried, which is seldom far
+            call = self.view.find(view.id)
+            if call in self.waiting and view.id not in seen and not call.program.parked:
+                seen.add(view.id)
                 yield call
 
     def _try(
