@@ -23,9 +23,7 @@ class BlockPool:
     ``Match.parts`` and ``Holding.spans`` hold block numbers instead of extents.
     """
 
-    def __init__(
-        self, blocks: int, tree: ContentTree, *, caching: bool = True, unhashed_first: bool = True
-    ):
+    def __init__(self, blocks: int, tree: ContentTree, *, caching: bool = True, unhashed_first: bool = True):
         self.capacity = blocks
         self.cached = 0
         self.evicted = 0

@@ -95,7 +95,6 @@ class Chain:
                 return segment
         return None
 
-
     def computed_before(self, upto: int) -> int:
         """Leading blocks that were computed before; marks the leading ``upto`` as computed."""
         known = 0

@@ -301,8 +301,4 @@ def _first_block(stretch: Stretch) -> int:
 
 def _parts(chain: Chain, start: int, limit: int) -> Parts:
     """Blocks ``[start, limit)`` of a chain by segment."""
-    return [
-        (segment, max(lo, start), min(hi, limit))
-        for segment, lo, hi in chain.spans
-        if hi > start and lo < limit
-    ]
+    return [(segment, max(lo, start), min(hi, limit)) for segment, lo, hi in chain.spans if hi > start and lo < limit]

@@ -117,9 +117,7 @@ class BlockCpuTier:
             rank: Any = self.evict_key
             order = sorted(self._order, key=lambda key: rank(self._order[key]))
         victims = [
-            key
-            for key in order
-            if key not in self._writing and key not in self._readers and key not in protect
+            key for key in order if key not in self._writing and key not in self._readers and key not in protect
         ][:count]
         if len(victims) < count:
             return False
@@ -138,11 +136,7 @@ class BlockCpuTier:
 
 
 def _keys(chain: Chain, start: int, limit: int) -> list[Key]:
-    return [
-        (segment, index)
-        for segment, lo, hi in chain.spans
-        for index in range(max(lo, start), min(hi, limit))
-    ]
+    return [(segment, index) for segment, lo, hi in chain.spans for index in range(max(lo, start), min(hi, limit))]
 
 
 def _joined(keys: list[Key]) -> Parts:

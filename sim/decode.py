@@ -146,9 +146,7 @@ class DecodeSet:
 
     def grows_into(self, chain: Chain) -> bool:
         """Whether a decoding call may hash a block that belongs to a chain as well."""
-        return any(
-            call.holding.hashed < hi for segment, _, hi in chain.spans for call in segment.growers
-        )
+        return any(call.holding.hashed < hi for segment, _, hi in chain.spans for call in segment.growers)
 
     def watch(self, call: Call) -> None:
         """Register the call on the segment that its next hashed block will belong to."""

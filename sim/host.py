@@ -47,9 +47,7 @@ class Host:
         knowledge: What the policy may know beyond declarations.
     """
 
-    def __init__(
-        self, config: SimConfig, policy: Policy, programs: Iterator[Program], knowledge: Knowledge
-    ):
+    def __init__(self, config: SimConfig, policy: Policy, programs: Iterator[Program], knowledge: Knowledge):
         engine = config.engine
         self.config = config
         self.policy = policy

@@ -46,7 +46,9 @@ def _verify_calls(host: Host) -> None:
             assert call.id not in listed, f"{call!r} is {name} and {listed[call.id]}"
             listed[call.id] = name
             assert 0 <= call.known <= call.produced <= call.output, f"{call!r} produced {call.produced}"
-            assert name != "waiting" or not call.holding.blocks, f"{call!r} waits and holds {call.holding.blocks} blocks"
+            assert name != "waiting" or not call.holding.blocks, (
+                f"{call!r} waits and holds {call.holding.blocks} blocks"
+            )
     for call in scheduler.prefilling:
         assert listed.get(call.id) == "running", f"{call!r} computes its prompt and does not run"
     under_way = (Status.WAITING, Status.LOADING, Status.LOADED, Status.RUNNING, Status.PREEMPTED)

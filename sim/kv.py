@@ -111,9 +111,7 @@ class RunPool:
         unhashed_first: Unhashed blocks are reused first (vLLM 0.32) or last (0.22).
     """
 
-    def __init__(
-        self, blocks: int, tree: ContentTree, *, caching: bool = True, unhashed_first: bool = True
-    ):
+    def __init__(self, blocks: int, tree: ContentTree, *, caching: bool = True, unhashed_first: bool = True):
         self.capacity = blocks
         self.free = blocks
         self.cached = 0
@@ -448,9 +446,7 @@ class RunPool:
         if at is not self._list and at.extent is None:
             at.hi += count
         else:
-            self._link(
-                FreeRun(None, 0, count), self._list if self._unhashed_first else self._list.prev
-            )
+            self._link(FreeRun(None, 0, count), self._list if self._unhashed_first else self._list.prev)
 
     def _link(self, run: FreeRun, after: FreeRun) -> None:
         run.prev, run.next = after, after.next
@@ -496,10 +492,7 @@ class RunPool:
             for extent, _ in holding.spans:
                 extents[id(extent)] = extent  # type: ignore[assignment]
         held = sum(e.held - e.lo for e in extents.values())
-        equation = (
-            f"free {free} (counted {self.free}) + held {held} + private {private}"
-            f" = capacity {self.capacity}"
-        )
+        equation = f"free {free} (counted {self.free}) + held {held} + private {private} = capacity {self.capacity}"
         assert free == self.free, equation
         assert free + held + private == self.capacity, equation
         assert free - empty == self.cached, f"cached {self.cached}, listed {free - empty}"

@@ -131,9 +131,7 @@ class Placement:
             )
         if reason:
             host.metrics.count("actions_refused")
-            host.tell(
-                Event(EventKind.ACTION_REFUSED, host.now_ps / PS, call=named, action=action, reason=reason)
-            )
+            host.tell(Event(EventKind.ACTION_REFUSED, host.now_ps / PS, call=named, action=action, reason=reason))
 
     def begin_step(self, eventful: bool) -> None:
         """Expire pins; ask ``place(STEP)`` if something happened or the policy changes with time."""
@@ -424,9 +422,7 @@ class Placement:
         at = to_ps(action.at_s)
         if at <= host.now_ps:
             return "the time has passed"
-        Alarm(
-            host.env, at - host.now_ps, Priority.TIMER, host.notice, lambda: self.ask(Trigger.TIMER)
-        )
+        Alarm(host.env, at - host.now_ps, Priority.TIMER, host.notice, lambda: self.ask(Trigger.TIMER))
         return ""
 
     # -- transfers of stalls ----------------------------------------------------------------------------
@@ -622,6 +618,7 @@ class Placement:
     def preempted(self, call: Call) -> None:
         if call.stores:
             self.offloading.preempted(call)
+
 
 def _nothing() -> None:
     """Wake the host; the step that begins does the rest."""

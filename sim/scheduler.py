@@ -426,14 +426,12 @@ class Scheduler:
             self._ordered = self._policy.order(self.view, self.view.waiting)
         seen: set[str] = set()
         for view in self._ordered:  # as far as calls are tried, which is seldom far
-            call = self.view.find(view.id)
-            if call in self.waiting and view.id not in seen and not call.program.parked:
+            named = self.view.find(view.id)
+            if named in self.waiting and view.id not in seen and not named.program.parked:
                 seen.add(view.id)
-                yield call
+                yield named
 
-    def _try(
-        self, step: Step, call: Call, budget: int, cap: int, later: list[Call] | None
-    ) -> int | None:
+    def _try(self, step: Step, call: Call, budget: int, cap: int, later: list[Call] | None) -> int | None:
         """Offer one waiting call; returns the tokens it uses, or None to end the scan."""
         if self.inflight and call.last_step >= self.inflight[0].number:
             return 0  # an output from before its preemption is still in flight

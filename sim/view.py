@@ -17,7 +17,11 @@ from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.config import PS
 
 if TYPE_CHECKING:
+    from tokencake.sim.blocks import BlockPool
+    from tokencake.sim.cpu import CpuTier
+    from tokencake.sim.cpu_blocks import BlockCpuTier
     from tokencake.sim.host import Host
+    from tokencake.sim.kv import RunPool
     from tokencake.sim.placement import Stall
 
 
@@ -250,7 +254,7 @@ class TierView:
         return self._host.placement.pinned_blocks if self._tier == "gpu" else self._host.cpu.pinned
 
     @property
-    def _pool(self):  # type: ignore[no-untyped-def]
+    def _pool(self) -> RunPool | BlockPool | CpuTier | BlockCpuTier:
         return self._host.pool if self._tier == "gpu" else self._host.cpu
 
 
