@@ -5,8 +5,8 @@ full (one step, or two), then the oldest one ends, its outputs are processed, wh
 meantime is delivered, and the next step is planned (``EngineCore.step`` and
 ``step_with_batch_queue``). Whatever arrives while a step runs is noticed when it ends.
 
-When nothing can happen for a while but equal decode steps, :meth:`Host._jump` takes them all at
-once; a run without jumps gives the same bytes.
+What nothing can disturb is taken without an event for each step (:mod:`tokencake.sim.ahead`); a run
+without that gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from tokencake.policies.api import CallView, Event, EventKind, Policy, Trigger, overrides
+from tokencake.sim.ahead import Ahead
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import ContentTree
@@ -28,12 +29,13 @@ from tokencake.sim.link import Link
 from tokencake.sim.metrics import Metrics
 from tokencake.sim.placement import Placement
 from tokencake.sim.rng import lognormal
-from tokencake.sim.scheduler import Scheduler, Step
+from tokencake.sim.scheduler import Scheduler
 from tokencake.sim.tools import Driver
 from tokencake.sim.view import HostView
 
 if TYPE_CHECKING:
     from tokencake.sim.knowledge import Knowledge
+    from tokencake.sim.scheduler import Step
     from tokencake.traces.schema import Program, ToolNode
 
 
@@ -73,28 +75,32 @@ class Host:
         self.placement = Placement(self)
         self.driver = Driver(self.env, programs, config.workload, self)
         self._depth = engine.pipeline
-        self._jumps = not self.scheduler.explicit
+        self._ahead = None if self.scheduler.explicit else Ahead(self)
         self._inbox: list[Callable[[], None]] = []
         self._armed = False
-        self._last_end = 0
-        self._planned = 0
+        self.last_end_ps = 0
+        self.planned_ps = 0
         self.step_number = 0
-        self._copies = engine.cpu_blocks > 0
+        self.copies = engine.cpu_blocks > 0
         self._observes = overrides(policy, "observe")
         self._places = overrides(policy, "place")
-        self._changes = overrides(policy, "next_change")
-        self._eventful = False
-        self._judges_waiting = overrides(policy, "order") or overrides(policy, "admit")
+        self.eventful = False
         if overrides(policy, "evict_order"):
             self.pool.evict_key = self._rank(policy.evict_order(self.view, "gpu"))
             self.cpu.evict_key = self._rank(policy.evict_order(self.view, "cpu"))
         self.pool.on_reuse = self.placement.reused
 
+    def plan_at(self, at_ps: int) -> None:
+        """Plan a step at a coming time, unless one is about to be planned."""
+        if not self._armed:
+            self._armed = True
+            Alarm(self.env, at_ps - int(self.env.now), Priority.STEP, self._begin, at_ps)
+
     @property
     def now_ps(self) -> int:
         """Current time in picoseconds; while steps are taken ahead, the time of the one planned."""
         now = self.env.now
-        return self._planned if self._planned > now else int(now)
+        return self.planned_ps if self.planned_ps > now else int(now)
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Play the whole trace.
@@ -109,7 +115,7 @@ class Host:
         self.driver.start()
         self.env.run()
         while self.link.next_ps() < math.inf:  # stores that nobody waited for
-            self._planned = int(self.link.next_ps())
+            self.planned_ps = int(self.link.next_ps())
             self.link.collect()
         if self.driver.programs:
             names = ", ".join(list(self.driver.programs)[:3])
@@ -181,7 +187,7 @@ class Host:
             done = call.status is Status.PREEMPTED and call.known == call.output
             if done or call.status is Status.RUNNING:
                 self._finish(call, now)
-        if self._copies:
+        if self.copies:
             self.placement.step_ended(step)
         if self.env.peek() > now:
             self._begin(now)
@@ -194,33 +200,33 @@ class Host:
         scheduler = self.scheduler
         self.step_number = scheduler.decodes.tick
         inflight = scheduler.inflight
-        if self._copies:
+        if self.copies:
             self.link.collect()
         if self._inbox:
-            self._eventful = scheduler.changed = True
+            self.eventful = scheduler.changed = True
             inbox, self._inbox = self._inbox, []
             for happening in inbox:
                 happening()
         while len(inflight) < self._depth:
             self.step_number = scheduler.decodes.tick
             if self._places:
-                self.placement.begin_step(self._eventful)
-                self._eventful = False
+                self.placement.begin_step(self.eventful)
+                self.eventful = False
             step = scheduler.schedule()
             if step is None:
                 if scheduler.just_preempted and not inflight:
                     continue  # vLLM schedules again at once
                 break
-            start = now if self._last_end < now else self._last_end
-            if self._copies:
+            start = now if self.last_end_ps < now else self.last_end_ps
+            if self.copies:
                 start = self.placement.step_starts(step, start)
-            step.end_ps = self._last_end = start + scheduler.duration_ps(step)
+            step.end_ps = self.last_end_ps = start + scheduler.duration_ps(step)
             inflight.append(step)
             self.metrics.steps += 1
         self.metrics.sample(now)
         self._armed = False
-        if inflight and self._jumps:
-            self._run_ahead()
+        if inflight and self._ahead is not None:
+            self._ahead.run()
         if inflight:
             Alarm(self.env, inflight[0].end_ps - int(self.env.now), Priority.STEP_END, self._end)
         elif self._inbox:
@@ -230,166 +236,15 @@ class Host:
 
     def _wait_or_relieve(self) -> None:
         """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up."""
-        end = self.link.next_ps() if self._copies else math.inf
+        end = self.link.next_ps() if self.copies else math.inf
         if end == math.inf:
             self.placement.relieve()
             return
-        self._armed = True
-        Alarm(self.env, int(end) - int(self.env.now), Priority.STEP, self._begin, int(end))
-
-    def _run_ahead(self) -> None:
-        """Take the coming steps that nothing can disturb without an event for each.
-
-        The oldest step in flight must end before the next event, and free nothing when it does.
-        While prompts are computed and nobody waits, steps are planned one by one; steps of decodes
-        alone are taken in closed form.
-        """
-        scheduler = self.scheduler
-        inflight = scheduler.inflight
-        horizon = self.env.peek()
-        if self._copies and (scheduler.waiting or scheduler.loading):
-            horizon = min(horizon, self.link.next_ps())
-        while len(inflight) == self._depth:
-            oldest = inflight[0]
-            now = oldest.end_ps
-            if now >= horizon or oldest.finishers or oldest.stale:
-                return
-            if not scheduler.prefilling:
-                if not self._jump(horizon):
-                    return
-                continue
-            if scheduler.waiting or scheduler.loading or self._places or self._copies or self._changes:
-                return
-            self._planned = now
-            self._pop_quietly()
-            self.step_number = scheduler.decodes.tick
-            step = scheduler.schedule()
-            if step is None:
-                if inflight:
-                    self.metrics.sample(now)
-                else:  # the calls that ran were preempted; plan again at that time
-                    self._armed = True
-                    Alarm(self.env, now - int(self.env.now), Priority.STEP, self._begin, now)
-                return
-            step.end_ps = self._last_end = max(now, self._last_end) + scheduler.duration_ps(step)
-            inflight.append(step)
-            self.metrics.steps += 1
-            self.metrics.sample(now)
-
-    def _pop_quietly(self) -> None:
-        """End the oldest step in flight, which ends no call."""
-        step = self.scheduler.inflight.popleft()
-        for call in step.firsts:
-            call.first_token_ps = step.end_ps
+        self.plan_at(int(end))
 
     def plan_again(self) -> None:
         """Plan a step at this time once more, after something was given up."""
-        if not self._armed:
-            self._armed = True
-            Alarm(self.env, 0, Priority.STEP, self._begin, self.now_ps)
-
-    def _jump(self, horizon: float) -> int:
-        """Take the coming decode-only steps in closed form; returns how many."""
-        scheduler = self.scheduler
-        decodes = scheduler.decodes
-        inflight = scheduler.inflight
-        if not decodes.size or decodes.size > scheduler.limits()[0]:
-            return 0
-        if self._places and self._eventful:
-            return 0  # the policy is asked in the next step
-        for step in inflight:
-            if step.finishers or step.stale or (self._copies and self.placement.awaits(step)):
-                return 0
-        if self._copies and self.placement.exposed:
-            return 0
-        if not self._waiting_is_stuck():
-            return 0
-        limit = decodes.next_end() - decodes.tick
-        if self._changes:
-            limit, horizon = self._until_change(limit, horizon)
-        total = 0
-        while limit > total:
-            within = decodes.steps_within(self.pool.free, limit - total)
-            taken = self._jump_cell(within, horizon)
-            if not taken:
-                break
-            total += taken
-        if decodes.next_end() == decodes.tick:
-            inflight[-1].finishers = decodes.pop_ended()
-        self.step_number = decodes.tick - 1
-        return total
-
-    def _jump_cell(self, limit: int, horizon: float) -> int:
-        """Jump inside one linear piece of the latency model; returns the steps taken."""
-        scheduler = self.scheduler
-        decodes = scheduler.decodes
-        inflight = scheduler.inflight
-        batch, context = decodes.size, decodes.context()
-        start, slope, end = self.config.latency.decode_cell(batch, context)
-        steps = min(limit, (end - 1 - context) // batch + 1)
-        first, last = inflight[0].end_ps, inflight[-1].end_ps
-        rise = slope * batch
-        lag = self._depth - 1
-        # Step j of the jump (1, 2, ...) is planned when step j - lag - 1 of it ends, so it is
-        # planned before `horizon` if the jump's first j - lag - 1 steps end before that.
-        if horizon != math.inf:
-            steps = min(steps, _steps_before(int(horizon) - last, start, rise) + 1 + lag)
-        if steps <= 0 or first >= horizon:
-            return 0
-        moment = 0
-        blocks = 0
-        size = self.config.engine.block_size
-        for offset in range(size if steps > size else steps):
-            needing = decodes.boundary[(decodes.tick + offset) % size]
-            if needing:
-                for j in range(offset - lag, steps - lag, size):
-                    planned = first if j < 0 else last + j * start + rise * (j * (j - 1) // 2)
-                    moment += needing * planned
-                    blocks += needing
-        if blocks:
-            self.pool.take(scheduler.spare, blocks)
-        self.metrics.used_rises(blocks, moment)
-        self.config.latency.note_jump(steps, batch, context)
-        self.metrics.steps += steps
-        decodes.advance(steps, lag)
-        for j in range(max(1, steps - lag), steps + 1):
-            self._pop_quietly()
-            step = Step(decodes.tick - 1 - steps + j)
-            step.end_ps = self._last_end = last + j * start + rise * (j * (j - 1) // 2)
-            inflight.append(step)
-        return steps
-
-    def _waiting_is_stuck(self) -> bool:
-        """Whether equal decode steps cannot make a waiting call startable.
-
-        Such steps only use up free blocks. A waiting call could need fewer blocks only if a decoding call
-        computed some of its very content.
-        """
-        scheduler = self.scheduler
-        if not scheduler.waiting:
-            return True
-        last = scheduler.inflight[-1]
-        if last.prefill or last.preempted:
-            return False  # it was budget, or a preemption, that kept the waiting calls out
-        decodes = scheduler.decodes
-        if not decodes.shares_content(scheduler.running):
-            return True
-        for call in scheduler.waiting:
-            if decodes.grows_into(call.holding.chain):
-                return False
-            if not self._judges_waiting and not call.program.parked:
-                return True
-        return True
-
-    def _until_change(self, limit: int, horizon: float) -> tuple[int, float]:
-        change = self.policy.next_change(self.view)
-        if change is not None:
-            at_s, step = change
-            if step is not None:
-                limit = min(limit, step - self.scheduler.decodes.tick)
-            if at_s is not None:
-                horizon = min(horizon, to_ps(at_s))
-        return limit, horizon
+        self.plan_at(self.now_ps)
 
     def _rank(self, key: Callable[[CallView], object] | None) -> Callable[[object], object] | None:
         """A policy's eviction order, for the calls that the pools know."""
@@ -416,7 +271,7 @@ class Host:
 
     def _finish(self, call: Call, now: int) -> None:
         run = call.program
-        self._eventful = True
+        self.eventful = True
         self.scheduler.finish(call)
         call.status = Status.FINISHED
         run.attained_ps += now - call.admitted_ps
@@ -439,14 +294,14 @@ class Host:
         if call.admitted_ps < 0:
             call.admitted_ps = now
         call.queue_ps += now - call.queued_ps
-        self._eventful = True
+        self.eventful = True
         self.placement.admitted(call)
         if self._observes:
             self._tell_call(EventKind.CALL_ADMITTED, now, call)
 
     def preempted(self, call: Call) -> None:
         call.queued_ps = self.now_ps
-        self._eventful = True
+        self.eventful = True
         self.metrics.waits(call)
         self.placement.preempted(call)
         if self._observes:
@@ -521,22 +376,3 @@ def _nothing() -> None:
 def _scheduled_order(call: Call) -> int:
     """Place of a call among those scheduled in a step."""
     return call.run_order
-
-
-def _steps_before(room: int, start: int, rise: int) -> int:
-    """Most steps, of ``start`` ps and ``rise`` more each time, that end strictly before ``room``.
-
-    Largest ``n >= 0`` with ``n * start + rise * n * (n - 1) / 2 < room``; -1 if there is none.
-    """
-    if room <= 0:
-        return -1
-    if rise:
-        middle = 2 * start - rise
-        n = (math.isqrt(middle * middle + 8 * rise * room) - middle) // (2 * rise)
-    else:
-        n = room // start
-    while n * start + rise * (n * (n - 1) // 2) >= room:
-        n -= 1
-    while (n + 1) * start + rise * ((n + 1) * n // 2) < room:
-        n += 1
-    return n

@@ -377,6 +377,7 @@ class Scheduler:
             if call.status is Status.LOADING:
                 position += 1
                 continue
+            self.decodes.sync_growers(call.holding.chain)
             self._loaded(call)
             tokens = self._first_chunk(call, call.computed, budget, cap)
             if -(-call.tokens // self.block_size) - call.holding.blocks > self.pool.free:
@@ -427,8 +428,10 @@ class Scheduler:
         seen: set[str] = set()
         for view in self._ordered:  # as far as calls are tried, which is seldom far
             named = self.view.find(view.id)
-            if named in self.waiting and view.id not in seen and not named.program.parked:
-                seen.add(view.id)
+            if named is None or named not in self.waiting or view.id in seen:
+                continue
+            seen.add(view.id)
+            if not named.program.parked:
                 yield named
 
     def _try(self, step: Step, call: Call, budget: int, cap: int, later: list[Call] | None) -> int | None:

@@ -1,0 +1,201 @@
+"""Steps that nothing can disturb, taken without an event for each.
+
+Between two events (an arrival, a tool's or a transfer's end, a timer) and as long as no call ends, the
+coming steps are known: nobody can be added, nothing is freed. Prompts are then computed step by
+step inside one event, and runs of decode steps are taken in closed form: their number follows from
+the next event, the next end of a call and the free blocks; their time is a sum that a piecewise
+linear latency model gives exactly. ``engine.jumps=false`` takes every step by an event of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tokencake.policies.api import overrides
+from tokencake.sim.config import to_ps
+from tokencake.sim.scheduler import Step
+
+if TYPE_CHECKING:
+    from tokencake.sim.host import Host
+
+
+class Ahead:
+    """Takes a host's coming steps as far as they are certain.
+
+    Args:
+        host: The host whose pipeline is full.
+    """
+
+    def __init__(self, host: Host):
+        self._host = host
+        self._depth = host.config.engine.pipeline
+        self._places = overrides(host.policy, "place")
+        self._changes = overrides(host.policy, "next_change")
+        self._judges_waiting = overrides(host.policy, "order") or overrides(host.policy, "admit")
+
+    def run(self) -> None:
+        """Take the coming steps that nothing can disturb without an event for each.
+
+        The oldest step in flight must end before the next event, and free nothing when it does.
+        While prompts are computed and nobody waits, steps are planned one by one; steps of decodes
+        alone are taken in closed form.
+        """
+        scheduler = self._host.scheduler
+        inflight = scheduler.inflight
+        horizon = self._host.env.peek()
+        if self._host.copies and (scheduler.waiting or scheduler.loading):
+            horizon = min(horizon, self._host.link.next_ps())
+        while len(inflight) == self._depth:
+            oldest = inflight[0]
+            now = oldest.end_ps
+            if now >= horizon or oldest.finishers or oldest.stale:
+                return
+            if not scheduler.prefilling:
+                if not self._jump(horizon):
+                    return
+                continue
+            if scheduler.waiting or scheduler.loading or self._places or self._host.copies or self._changes:
+                return
+            self._host.planned_ps = now
+            self._pop_quietly()
+            self._host.step_number = scheduler.decodes.tick
+            step = scheduler.schedule()
+            if step is None:
+                if inflight:
+                    self._host.metrics.sample(now)
+                else:  # the calls that ran were preempted; plan again at that time
+                    self._host.plan_at(now)
+                return
+            step.end_ps = self._host.last_end_ps = max(now, self._host.last_end_ps) + scheduler.duration_ps(step)
+            inflight.append(step)
+            self._host.metrics.steps += 1
+            self._host.metrics.sample(now)
+
+    def _pop_quietly(self) -> None:
+        """End the oldest step in flight, which ends no call."""
+        step = self._host.scheduler.inflight.popleft()
+        for call in step.firsts:
+            call.first_token_ps = step.end_ps
+
+    def _jump(self, horizon: float) -> int:
+        """Take the coming decode-only steps in closed form; returns how many."""
+        scheduler = self._host.scheduler
+        decodes = scheduler.decodes
+        inflight = scheduler.inflight
+        if not decodes.size or decodes.size > scheduler.limits()[0]:
+            return 0
+        if self._places and self._host.eventful:
+            return 0  # the policy is asked in the next step
+        for step in inflight:
+            if step.finishers or step.stale or (self._host.copies and self._host.placement.awaits(step)):
+                return 0
+        if self._host.copies and self._host.placement.exposed:
+            return 0
+        if not self._waiting_is_stuck():
+            return 0
+        limit = decodes.next_end() - decodes.tick
+        if self._changes:
+            limit, horizon = self._until_change(limit, horizon)
+        total = 0
+        while limit > total:
+            within = decodes.steps_within(self._host.pool.free, limit - total)
+            taken = self._jump_cell(within, horizon)
+            if not taken:
+                break
+            total += taken
+        if decodes.next_end() == decodes.tick:
+            inflight[-1].finishers = decodes.pop_ended()
+        self._host.step_number = decodes.tick - 1
+        return total
+
+    def _jump_cell(self, limit: int, horizon: float) -> int:
+        """Jump inside one linear piece of the latency model; returns the steps taken."""
+        scheduler = self._host.scheduler
+        decodes = scheduler.decodes
+        inflight = scheduler.inflight
+        batch, context = decodes.size, decodes.context()
+        start, slope, end = self._host.config.latency.decode_cell(batch, context)
+        steps = min(limit, (end - 1 - context) // batch + 1)
+        first, last = inflight[0].end_ps, inflight[-1].end_ps
+        rise = slope * batch
+        lag = self._depth - 1
+        # Step j of the jump (1, 2, ...) is planned when step j - lag - 1 of it ends, so it is
+        # planned before `horizon` if the jump's first j - lag - 1 steps end before that.
+        if horizon != math.inf:
+            steps = min(steps, _steps_before(int(horizon) - last, start, rise) + 1 + lag)
+        if steps <= 0 or first >= horizon:
+            return 0
+        moment = 0
+        blocks = 0
+        size = self._host.config.engine.block_size
+        for offset in range(size if steps > size else steps):
+            needing = decodes.boundary[(decodes.tick + offset) % size]
+            if needing:
+                for j in range(offset - lag, steps - lag, size):
+                    planned = first if j < 0 else last + j * start + rise * (j * (j - 1) // 2)
+                    moment += needing * planned
+                    blocks += needing
+        if blocks:
+            self._host.pool.take(scheduler.spare, blocks)
+        self._host.metrics.used_rises(blocks, moment)
+        self._host.config.latency.note_jump(steps, batch, context)
+        self._host.metrics.steps += steps
+        decodes.advance(steps, lag)
+        for j in range(max(1, steps - lag), steps + 1):
+            self._pop_quietly()
+            step = Step(decodes.tick - 1 - steps + j)
+            step.end_ps = self._host.last_end_ps = last + j * start + rise * (j * (j - 1) // 2)
+            inflight.append(step)
+        return steps
+
+    def _waiting_is_stuck(self) -> bool:
+        """Whether equal decode steps cannot make a waiting call startable.
+
+        Such steps only use up free blocks. A waiting call could need fewer blocks only if a decoding call
+        computed some of its very content.
+        """
+        scheduler = self._host.scheduler
+        if not scheduler.waiting:
+            return True
+        last = scheduler.inflight[-1]
+        if last.prefill or last.preempted:
+            return False  # it was budget, or a preemption, that kept the waiting calls out
+        decodes = scheduler.decodes
+        if not decodes.shares_content(scheduler.running):
+            return True
+        for call in scheduler.waiting:
+            if decodes.grows_into(call.holding.chain):
+                return False
+            if not self._judges_waiting and not call.program.parked:
+                return True
+        return True
+
+    def _until_change(self, limit: int, horizon: float) -> tuple[int, float]:
+        change = self._host.policy.next_change(self._host.view)
+        if change is not None:
+            at_s, step = change
+            if step is not None:
+                limit = min(limit, step - self._host.scheduler.decodes.tick)
+            if at_s is not None:
+                horizon = min(horizon, to_ps(at_s))
+        return limit, horizon
+
+
+def _steps_before(room: int, start: int, rise: int) -> int:
+    """Most steps, of ``start`` ps and ``rise`` more each time, that end strictly before ``room``.
+
+    Largest ``n >= 0`` with ``n * start + rise * n * (n - 1) / 2 < room``; -1 if there is none.
+    """
+    if room <= 0:
+        return -1
+    if rise:
+        middle = 2 * start - rise
+        n = (math.isqrt(middle * middle + 8 * rise * room) - middle) // (2 * rise)
+    else:
+        n = room // start
+    while n * start + rise * (n * (n - 1) // 2) >= room:
+        n -= 1
+    while (n + 1) * start + rise * ((n + 1) * n // 2) < room:
+        n += 1
+    return n
