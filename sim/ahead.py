@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tokencake.policies.api import overrides
 from tokencake.sim.config import to_ps
-from tokencake.sim.scheduler import Step
+from tokencake.sim.step import Step
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host

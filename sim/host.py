@@ -35,7 +35,7 @@ from tokencake.sim.view import HostView
 
 if TYPE_CHECKING:
     from tokencake.sim.knowledge import Knowledge
-    from tokencake.sim.scheduler import Step
+    from tokencake.sim.step import Step
     from tokencake.traces.schema import Program, ToolNode
 
 
@@ -203,7 +203,8 @@ class Host:
         if self.copies:
             self.link.collect()
         if self._inbox:
-            self.eventful = scheduler.changed = True
+            self.eventful = True
+            scheduler.happened()
             inbox, self._inbox = self._inbox, []
             for happening in inbox:
                 happening()

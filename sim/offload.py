@@ -18,7 +18,7 @@ from tokencake.sim.link import Transfer
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
-    from tokencake.sim.scheduler import Step
+    from tokencake.sim.step import Step
 
 
 class StoreJob:

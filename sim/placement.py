@@ -23,7 +23,7 @@ from tokencake.sim.view import ChainView
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
-    from tokencake.sim.scheduler import Step
+    from tokencake.sim.step import Step
     from tokencake.traces.schema import ToolNode
 
 

@@ -5,7 +5,7 @@ catch up with its known ``tokens``; there is no separate prefill phase. Running 
 list order, and preempt the last one when memory is short; then, if nobody was preempted, waiting
 calls are admitted until one does not fit.
 
-Two ways lead through the running calls. The explicit one asks each call in turn and is the
+Admission is in :mod:`tokencake.sim.admission`. Two ways lead through the running calls. The explicit one asks each call in turn and is the
 reference. The fast one treats all decoding calls as one (:mod:`tokencake.sim.decode`) and is taken
 when the order of the calls cannot matter: the budget covers the step and no memory runs out.
 """
@@ -13,70 +13,20 @@ when the order of the calls cannot matter: the budget covers the step and no mem
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from tokencake.policies.api import CallView, Need, Policy, Verdict, overrides
+from tokencake.policies.api import Policy, overrides
+from tokencake.sim.admission import Admission
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.decode import DecodeSet
-from tokencake.sim.kv import Holding, Match
+from tokencake.sim.kv import Holding
+from tokencake.sim.step import Step, Watcher
 
 if TYPE_CHECKING:
     from tokencake.sim.blocks import BlockPool
     from tokencake.sim.config import SimConfig
     from tokencake.sim.kv import RunPool
     from tokencake.sim.view import HostView
-
-
-class Step:
-    """One engine iteration.
-
-    Attributes:
-        number: Counts scheduled steps from 0.
-        tokens: Tokens computed.
-        prefill: ``(new tokens, context)`` of each prefill chunk.
-        firsts: Calls whose prompt completes, so that the step yields their next output.
-        finishers: Calls that get their last output, in scheduled order.
-        preempted: Whether planning it preempted a call, so that none was admitted.
-        stale: Calls preempted while this step was in flight, and whether it yields an output.
-    """
-
-    __slots__ = (
-        "context",
-        "decodes",
-        "end_ps",
-        "finishers",
-        "firsts",
-        "number",
-        "preempted",
-        "prefill",
-        "stale",
-        "tokens",
-    )
-
-    def __init__(self, number: int):
-        self.number = number
-        self.tokens = 0
-        self.preempted = False
-        self.prefill: list[tuple[int, int]] = []
-        self.decodes = 0
-        self.context = 0
-        self.end_ps = 0
-        self.firsts: list[Call] = []
-        self.finishers: list[Call] = []
-        self.stale: list[tuple[Call, bool]] = []
-
-
-class Watcher(Protocol):
-    """What the scheduler reports to the rest of the host."""
-
-    def admitted(self, call: Call) -> None: ...
-    def preempted(self, call: Call) -> None: ...
-    def computed(self, step: Step, call: Call, cause: str) -> None: ...
-    def find_cpu(self, call: Call, gpu_hit: int) -> int | None: ...
-    def load(self, call: Call, gpu_hit: int, blocks: int) -> None: ...
-    def refuse_admission(self, call: Call, reason: str) -> None: ...
-    def room(self, call: Call, blocks: int) -> bool: ...
 
 
 class Scheduler:
@@ -88,7 +38,6 @@ class Scheduler:
             ``kv_holding_waiting``).
         running: Calls in scheduling order.
         inflight: Steps scheduled but not ended.
-        changed: Something happened since the policy gave its order, so it is asked again.
     """
 
     def __init__(
@@ -118,17 +67,17 @@ class Scheduler:
         self._caching = engine.prefix_caching
         self._runs = 0
         self._preempted: list[Call] = []
-        self._orders = overrides(policy, "order")
-        self._order_drifts = overrides(policy, "next_change")
-        self._ordered: Sequence[CallView] = ()
-        self.changed = True
-        self._admits = overrides(policy, "admit")
+        self._admission = Admission(self, engine, policy, watcher)
         self._budgets = overrides(policy, "budget")
         self._victims = overrides(policy, "victim")
         stores = policy.store_when if overrides(policy, "store") and engine.cpu_blocks else ()
         self._stores_prompts = "prompt" in stores
         self._stores_outputs = "output" in stores
         self.explicit = not engine.jumps or self._stores_outputs
+
+    def happened(self) -> None:
+        """Something happened on which a policy's order may depend."""
+        self._admission.changed = True
 
     # -- one step --------------------------------------------------------------------------------
 
@@ -143,7 +92,7 @@ class Scheduler:
         if self._preempted:
             step.preempted = True
         elif self.waiting or self.loading:
-            self._admit(step, budget - step.tokens, cap)
+            self._admission.admit(step, budget - step.tokens, cap)
         if not step.tokens:
             return None
         if decodes.next_end() == decodes.tick:
@@ -175,7 +124,7 @@ class Scheduler:
                 call.known -= yields
                 step.stale.append((call, yields))
         call.produced = call.known
-        self.changed = True
+        self.happened()
         self.pool.release(call.holding)
         call.status = Status.PREEMPTED
         call.computed = 0
@@ -188,7 +137,7 @@ class Scheduler:
 
     def finish(self, call: Call) -> None:
         """Take a call that has all its outputs off the lists; its blocks stay with it."""
-        self.changed = True
+        self.happened()
         if call.status is Status.RUNNING:
             self.running.remove(call)
             self.pool.grow(call.holding, (call.prompt + call.output - 1) // self.block_size)
@@ -366,156 +315,7 @@ class Scheduler:
             return self.running[-1]
         return victim
 
-    # -- admission -------------------------------------------------------------------------------
-
-    def _admit(self, step: Step, budget: int, cap: int) -> None:
-        position = 0
-        while budget > 0 and position < len(self.loading):
-            if len(self.running) >= self._config.max_num_seqs:
-                return
-            call = self.loading[position]
-            if call.status is Status.LOADING:
-                position += 1
-                continue
-            self.decodes.sync_growers(call.holding.chain)
-            self._loaded(call)
-            tokens = self._first_chunk(call, call.computed, budget, cap)
-            if -(-call.tokens // self.block_size) - call.holding.blocks > self.pool.free:
-                return
-            del self.loading[position]
-            budget -= tokens
-            self._start(step, call, tokens)
-        later: list[Call] = []
-        for call in self._candidates():
-            if budget <= 0 or len(self.running) >= self._config.max_num_seqs:
-                return
-            used = self._try(step, call, budget, cap, later)
-            if used is None:
-                return
-            budget -= used
-        for call in later:
-            if budget <= 0 or len(self.running) >= self._config.max_num_seqs:
-                return
-            used = self._try(step, call, budget, cap, None)
-            if used is None:
-                return
-            budget -= used
-
-    def _loaded(self, call: Call) -> None:
-        """Make a finished load findable (``_update_waiting_for_remote_kv``)."""
-        full = call.computed // self.block_size
-        if full > call.holding.hashed:
-            self.pool.grow(call.holding, full)
-        if call.computed == call.tokens:
-            call.computed -= 1  # the last token is computed again, to sample from it
-
-    def _candidates(self) -> Iterator[Call]:
-        if not self._orders:
-            waiting = self.waiting
-            while waiting:
-                head = next(iter(waiting))
-                if not head.program.parked:
-                    yield head
-                if head in waiting:  # passed over: only now is a snapshot of the rest worth it
-                    for call in list(waiting):
-                        if call is not head and not call.program.parked:
-                            yield call
-                    return
-            return
-        if self.changed or self._order_drifts:
-            self.changed = False
-            self._ordered = self._policy.order(self.view, self.view.waiting)
-        seen: set[str] = set()
-        for view in self._ordered:  # as far as calls are tried, which is seldom far
-            named = self.view.find(view.id)
-            if named is None or named not in self.waiting or view.id in seen:
-                continue
-            seen.add(view.id)
-            if not named.program.parked:
-                yield named
-
-    def _try(self, step: Step, call: Call, budget: int, cap: int, later: list[Call] | None) -> int | None:
-        """Offer one waiting call; returns the tokens it uses, or None to end the scan."""
-        if self.inflight and call.last_step >= self.inflight[0].number:
-            return 0  # an output from before its preemption is still in flight
-        size = self.block_size
-        chain = call.holding.chain
-        limit = (call.tokens - 1) // size
-        self.decodes.sync_growers(chain)
-        match = self.pool.match(chain, limit)
-        hit = match.blocks
-        found = self._watcher.find_cpu(call, hit) if self.view.cpu_capacity else 0
-        if found is None:
-            return 0
-        total = -(-call.tokens // size)
-        if found:
-            tokens, chunk = 0, found
-        else:
-            tokens = self._first_chunk(call, hit * size, budget, cap)
-            chunk = -(-(hit * size + tokens) // size) - hit
-        full = total - hit + match.free
-        if self._admits:
-            need = Need(chunk, total - hit, hit, found, match.free)
-            verdict = self._policy.admit(self.view, self.view.call(call), need)
-            if verdict is Verdict.LATER and later is not None:
-                later.append(call)
-            if verdict is Verdict.SKIP or verdict is Verdict.LATER:
-                return 0
-            if verdict is Verdict.STOP:
-                return None
-        if not self._fits(full, chunk + match.free, found) or not self._watcher.room(call, full):
-            if self._admits:
-                self._watcher.refuse_admission(call, "does not fit")
-            return None
-        self._enter(call, match, found)
-        if found:
-            self._watcher.load(call, hit, found)
-            return 0
-        self._start(step, call, tokens)
-        return tokens
-
-    def _fits(self, full: int, now: int, found: int) -> bool:
-        """``KVCacheManager.allocate_slots`` for a waiting call.
-
-        Args:
-            full: Free blocks that all its known tokens would take.
-            now: Free blocks that this step would take.
-            found: Blocks to be loaded from the CPU tier.
-        """
-        free = self.pool.free
-        config = self._config
-        if config.watermark and self.running:
-            free -= config.watermark_blocks
-        if config.reserve_full_isl and full > free:
-            return False
-        return now <= (free - self._owed() if found else free)
-
-    def _owed(self) -> int:
-        """Blocks that admitted prefills still have to take (``_inflight_prefill_reserved_blocks``)."""
-        size = self.block_size
-        calls = self.prefilling + [c for c in self.loading if c.status is Status.LOADING]
-        return sum(-(-c.tokens // size) - c.holding.blocks for c in calls)
-
-    def _first_chunk(self, call: Call, computed: int, budget: int, cap: int) -> int:
-        tokens = call.tokens - computed
-        if cap and tokens > cap:
-            tokens = cap
-        return min(tokens, budget)
-
-    def _enter(self, call: Call, match: Match, found: int) -> None:
-        """Give a waiting call its prefix hit."""
-        self.changed = True
-        hit = match.blocks
-        if hit:
-            self.pool.acquire(call.holding, match)
-        call.computed = hit * self.block_size
-        if not call.preemptions:
-            call.gpu_hit_tokens = hit * self.block_size
-            call.cpu_hit_tokens = min(found * self.block_size, call.tokens - call.computed)
-        del self.waiting[call]
-        self._watcher.admitted(call)
-
-    def _start(self, step: Step, call: Call, tokens: int) -> None:
+    def start(self, step: Step, call: Call, tokens: int) -> None:
         """Put a call on the running list and compute its first chunk."""
         call.status = Status.RUNNING
         self._runs += 1

@@ -1,0 +1,58 @@
+"""One engine iteration, and what planning it reports to the rest of the host."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tokencake.sim.calls import Call
+
+
+class Step:
+    """One engine iteration.
+
+    Attributes:
+        number: Counts scheduled steps from 0.
+        tokens: Tokens computed.
+        prefill: ``(new tokens, context)`` of each prefill chunk.
+        firsts: Calls whose prompt completes, so that the step yields their next output.
+        finishers: Calls that get their last output, in scheduled order.
+        preempted: Whether planning it preempted a call, so that none was admitted.
+        stale: Calls preempted while this step was in flight, and whether it yields an output.
+    """
+
+    __slots__ = (
+        "context",
+        "decodes",
+        "end_ps",
+        "finishers",
+        "firsts",
+        "number",
+        "preempted",
+        "prefill",
+        "stale",
+        "tokens",
+    )
+
+    def __init__(self, number: int):
+        self.number = number
+        self.tokens = 0
+        self.preempted = False
+        self.prefill: list[tuple[int, int]] = []
+        self.decodes = 0
+        self.context = 0
+        self.end_ps = 0
+        self.firsts: list[Call] = []
+        self.finishers: list[Call] = []
+        self.stale: list[tuple[Call, bool]] = []
+
+
+class Watcher(Protocol):
+    """What the scheduler reports to the rest of the host."""
+
+    def admitted(self, call: Call) -> None: ...
+    def preempted(self, call: Call) -> None: ...
+    def computed(self, step: Step, call: Call, cause: str) -> None: ...
+    def find_cpu(self, call: Call, gpu_hit: int) -> int | None: ...
+    def load(self, call: Call, gpu_hit: int, blocks: int) -> None: ...
+    def refuse_admission(self, call: Call, reason: str) -> None: ...
+    def room(self, call: Call, blocks: int) -> bool: ...
