@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tokencake.policies.api import CallView, Need, Policy, Verdict, overrides
 from tokencake.sim.calls import Call, Status
-from tokencake.sim.kv import Match
+from tokencake.sim.extents import Match
 
 if TYPE_CHECKING:
     from tokencake.sim.config import EngineConfig
@@ -39,6 +39,7 @@ class Admission:
         self._ordered: Sequence[CallView] = ()
 
     def admit(self, step: Step, budget: int, cap: int) -> None:
+        """Start calls in ``step``, with ``budget`` tokens left and at most ``cap`` for one (0: no cap)."""
         position = 0
         while budget > 0 and position < len(self._queues.loading):
             if len(self._queues.running) >= self._config.max_num_seqs:

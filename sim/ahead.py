@@ -88,9 +88,9 @@ class Ahead:
         if self._places and self._host.eventful:
             return 0  # the policy is asked in the next step
         for step in inflight:
-            if step.finishers or step.stale or (self._host.copies and self._host.placement.awaits(step)):
+            if step.finishers or step.stale or (self._host.copies and self._host.offloading.awaits(step)):
                 return 0
-        if self._host.copies and self._host.placement.exposed:
+        if self._host.copies and self._host.offloading.exposed:
             return 0
         if not self._waiting_is_stuck():
             return 0

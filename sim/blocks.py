@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tokencake.sim.chains import Chain, ContentTree, Segment
-from tokencake.sim.kv import NO_MATCH, EvictKey, Holding, Match
+from tokencake.sim.extents import NO_MATCH, EvictKey, Holding, Match
 
 Key = tuple[Segment, int]
 

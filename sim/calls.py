@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from tokencake.sim.kv import Holding
+from tokencake.sim.extents import Holding
 from tokencake.traces.resolve import resolve
 from tokencake.traces.schema import LLMNode, Node, Piece, Program, ToolNode
 

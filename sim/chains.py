@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokencake.sim.calls import Call
-    from tokencake.sim.kv import Extent
+    from tokencake.sim.extents import Extent
 
 Pieces = Sequence[tuple[str, int]]
 """Flat content: ``(content id, tokens)``; a content id is one token stream, read from its start."""

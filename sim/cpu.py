@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tokencake.sim.chains import Chain, ContentTree, Segment
-from tokencake.sim.kv import EvictKey
+from tokencake.sim.extents import EvictKey
 
 Parts = list[tuple[Segment, int, int]]
 """Blocks ``[lo, hi)`` of segments, in the order of a chain."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokencake.sim.chains import Chain, ContentTree, Segment
 from tokencake.sim.cpu import Parts
-from tokencake.sim.kv import EvictKey
+from tokencake.sim.extents import EvictKey
 
 Key = tuple[Segment, int]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
-from tokencake.sim.kv import Holding
+from tokencake.sim.extents import Holding
 
 if TYPE_CHECKING:
     from tokencake.sim.blocks import BlockPool

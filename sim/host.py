@@ -21,12 +21,14 @@ from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import ContentTree
 from tokencake.sim.clock import Alarm, Priority, environment
-from tokencake.sim.config import PS, SimConfig, to_ps
+from tokencake.sim.config import PS, SimConfig
 from tokencake.sim.cpu import CpuTier
 from tokencake.sim.cpu_blocks import BlockCpuTier
-from tokencake.sim.kv import Holding, RunPool
+from tokencake.sim.extents import Holding
+from tokencake.sim.kv import RunPool
 from tokencake.sim.link import Link
 from tokencake.sim.metrics import Metrics
+from tokencake.sim.offload import Offloading
 from tokencake.sim.placement import Placement
 from tokencake.sim.rng import lognormal
 from tokencake.sim.scheduler import Scheduler
@@ -72,6 +74,7 @@ class Host:
         self.scheduler = Scheduler(config, policy, self.pool, self)
         self.view = HostView(self, policy.info)
         self.scheduler.view = self.view
+        self.offloading = Offloading(self)
         self.placement = Placement(self)
         self.driver = Driver(self.env, programs, config.workload, self)
         self._depth = engine.pipeline
@@ -88,7 +91,7 @@ class Host:
         if overrides(policy, "evict_order"):
             self.pool.evict_key = self._rank(policy.evict_order(self.view, "gpu"))
             self.cpu.evict_key = self._rank(policy.evict_order(self.view, "cpu"))
-        self.pool.on_reuse = self.placement.reused
+        self.pool.on_reuse = self.offloading.reused
 
     def plan_at(self, at_ps: int) -> None:
         """Plan a step at a coming time, unless one is about to be planned."""
@@ -188,7 +191,7 @@ class Host:
             if done or call.status is Status.RUNNING:
                 self._finish(call, now)
         if self.copies:
-            self.placement.step_ended(step)
+            self.offloading.step_ended(step)
         if self.env.peek() > now:
             self._begin(now)
         else:
@@ -220,7 +223,7 @@ class Host:
                 break
             start = now if self.last_end_ps < now else self.last_end_ps
             if self.copies:
-                start = self.placement.step_starts(step, start)
+                start = self.offloading.step_starts(start)
             step.end_ps = self.last_end_ps = start + scheduler.duration_ps(step)
             inflight.append(step)
             self.metrics.steps += 1
@@ -239,7 +242,7 @@ class Host:
         """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up."""
         end = self.link.next_ps() if self.copies else math.inf
         if end == math.inf:
-            self.placement.relieve()
+            self.placement.liveness.relieve()
             return
         self.plan_at(int(end))
 
@@ -304,25 +307,26 @@ class Host:
         call.queued_ps = self.now_ps
         self.eventful = True
         self.metrics.waits(call)
-        self.placement.preempted(call)
+        if call.stores:
+            self.offloading.preempted(call)
         if self._observes:
             self._tell_call(EventKind.CALL_PREEMPTED, self.now_ps, call)
 
     def computed(self, step: Step, call: Call, cause: str) -> None:
-        self.placement.computed(step, call, cause)
+        self.offloading.computed(step, call, cause)
 
     def find_cpu(self, call: Call, gpu_hit: int) -> int | None:
-        return self.placement.find_cpu(call, gpu_hit)
+        return self.offloading.find(call, gpu_hit)
 
     def load(self, call: Call, gpu_hit: int, blocks: int) -> None:
-        self.placement.load(call, gpu_hit, blocks)
+        self.offloading.load(call, gpu_hit, blocks)
 
     def refuse_admission(self, call: Call, reason: str) -> None:
         if self._observes:
             self._tell_call(EventKind.ACTION_REFUSED, self.now_ps, call, reason=reason)
 
     def room(self, call: Call, blocks: int) -> bool:
-        return not self.placement.reserved or self.placement.room(call, blocks)
+        return not self.placement.reserved or self.placement.liveness.room(call, blocks)
 
     # -- telling the policy ---------------------------------------------------------------------------------
 

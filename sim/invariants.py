@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from tokencake.sim.calls import Status
 
 if TYPE_CHECKING:
+    from tokencake.sim.extents import Holding
     from tokencake.sim.host import Host
-    from tokencake.sim.kv import Holding
 
 
 def verify(host: Host) -> None:

@@ -5,9 +5,10 @@ catch up with its known ``tokens``; there is no separate prefill phase. Running 
 list order, and preempt the last one when memory is short; then, if nobody was preempted, waiting
 calls are admitted until one does not fit.
 
-Admission is in :mod:`tokencake.sim.admission`. Two ways lead through the running calls. The explicit one asks each call in turn and is the
-reference. The fast one treats all decoding calls as one (:mod:`tokencake.sim.decode`) and is taken
-when the order of the calls cannot matter: the budget covers the step and no memory runs out.
+Admission is in :mod:`tokencake.sim.admission`. Two ways lead through the running calls. The explicit
+one asks each call in turn and is the reference. The fast one treats all decoding calls as one
+(:mod:`tokencake.sim.decode`) and is taken when the order of the calls cannot matter: the budget covers
+the step and no memory runs out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tokencake.policies.api import Policy, overrides
 from tokencake.sim.admission import Admission
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.decode import DecodeSet
-from tokencake.sim.kv import Holding
+from tokencake.sim.extents import Holding
 from tokencake.sim.step import Step, Watcher
 
 if TYPE_CHECKING:

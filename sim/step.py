@@ -49,10 +49,23 @@ class Step:
 class Watcher(Protocol):
     """What the scheduler reports to the rest of the host."""
 
-    def admitted(self, call: Call) -> None: ...
-    def preempted(self, call: Call) -> None: ...
-    def computed(self, step: Step, call: Call, cause: str) -> None: ...
-    def find_cpu(self, call: Call, gpu_hit: int) -> int | None: ...
-    def load(self, call: Call, gpu_hit: int, blocks: int) -> None: ...
-    def refuse_admission(self, call: Call, reason: str) -> None: ...
-    def room(self, call: Call, blocks: int) -> bool: ...
+    def admitted(self, call: Call) -> None:
+        """A waiting call got its prefix hit and starts, or starts to load."""
+
+    def preempted(self, call: Call) -> None:
+        """A running call lost its memory."""
+
+    def computed(self, step: Step, call: Call, cause: str) -> None:
+        """A call gets more full blocks in a step; ``cause`` as in ``Policy.store_when``."""
+
+    def find_cpu(self, call: Call, gpu_hit: int) -> int | None:
+        """Blocks after a GPU hit that can be loaded; None: ask again later."""
+
+    def load(self, call: Call, gpu_hit: int, blocks: int) -> None:
+        """Take GPU blocks for a CPU hit and start to fill them."""
+
+    def refuse_admission(self, call: Call, reason: str) -> None:
+        """A policy's answer could not be carried out."""
+
+    def room(self, call: Call, blocks: int) -> bool:
+        """Whether reservations leave a call the blocks that it needs."""

@@ -22,11 +22,20 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """What the driver tells the engine's side."""
 
-    def program_started(self, run: ProgramRun) -> None: ...
-    def program_finished(self, run: ProgramRun) -> None: ...
-    def call_arrived(self, call: Call) -> None: ...
-    def tool_started(self, run: ProgramRun, node: ToolNode) -> None: ...
-    def tool_finished(self, run: ProgramRun, node: ToolNode) -> None: ...
+    def program_started(self, run: ProgramRun) -> None:
+        """A program arrived."""
+
+    def program_finished(self, run: ProgramRun) -> None:
+        """All nodes of a program ended, or it was refused."""
+
+    def call_arrived(self, call: Call) -> None:
+        """A call reaches the engine."""
+
+    def tool_started(self, run: ProgramRun, node: ToolNode) -> None:
+        """A tool starts."""
+
+    def tool_finished(self, run: ProgramRun, node: ToolNode) -> None:
+        """A tool ended."""
 
 
 class Driver:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokencake.sim.cpu_blocks import BlockCpuTier
     from tokencake.sim.host import Host
     from tokencake.sim.kv import RunPool
-    from tokencake.sim.placement import Stall
+    from tokencake.sim.stall import Stall
 
 
 class ToolView:

@@ -10,7 +10,8 @@ import vllm_engine
 
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.chains import ContentTree
-from tokencake.sim.kv import Holding, RunPool
+from tokencake.sim.extents import Holding
+from tokencake.sim.kv import RunPool
 
 SIZE = 16
 A, B = (("a", 4 * SIZE),), (("b", 2 * SIZE),)
