@@ -41,11 +41,12 @@ class Ahead:
         While prompts are computed and nobody waits, steps are planned one by one; steps of decodes
         alone are taken in closed form.
         """
-        scheduler = self._host.scheduler
+        host = self._host
+        scheduler = host.scheduler
         inflight = scheduler.inflight
-        horizon = self._host.env.peek()
-        if self._host.copies and (scheduler.waiting or scheduler.loading):
-            horizon = min(horizon, self._host.link.next_ps())
+        horizon = host.env.peek()
+        if host.copies and (scheduler.waiting or scheduler.loading):
+            horizon = min(horizon, host.link.next_ps())
         while len(inflight) == self._depth:
             oldest = inflight[0]
             now = oldest.end_ps
@@ -55,22 +56,22 @@ class Ahead:
                 if not self._jump(horizon):
                     return
                 continue
-            if scheduler.waiting or scheduler.loading or self._places or self._host.copies or self._changes:
+            if scheduler.waiting or scheduler.loading or self._places or host.copies or self._changes:
                 return
-            self._host.planned_ps = now
+            host.planned_ps = now
             self._pop_quietly()
-            self._host.step_number = scheduler.decodes.tick
+            host.step_number = scheduler.decodes.tick
             step = scheduler.schedule()
             if step is None:
                 if inflight:
-                    self._host.metrics.sample(now)
+                    host.metrics.sample(now)
                 else:  # the calls that ran were preempted; plan again at that time
-                    self._host.plan_at(now)
+                    host.plan_at(now)
                 return
-            step.end_ps = self._host.last_end_ps = max(now, self._host.last_end_ps) + scheduler.duration_ps(step)
+            step.end_ps = host.last_end_ps = max(now, host.last_end_ps) + scheduler.duration_ps(step)
             inflight.append(step)
-            self._host.metrics.steps += 1
-            self._host.metrics.sample(now)
+            host.metrics.steps += 1
+            host.metrics.sample(now)
 
     def _pop_quietly(self) -> None:
         """End the oldest step in flight, which ends no call."""
@@ -80,17 +81,18 @@ class Ahead:
 
     def _jump(self, horizon: float) -> int:
         """Take the coming decode-only steps in closed form; returns how many."""
-        scheduler = self._host.scheduler
+        host = self._host
+        scheduler = host.scheduler
         decodes = scheduler.decodes
         inflight = scheduler.inflight
         if not decodes.size or decodes.size > scheduler.limits()[0]:
             return 0
-        if self._places and self._host.eventful:
+        if self._places and host.eventful:
             return 0  # the policy is asked in the next step
         for step in inflight:
-            if step.finishers or step.stale or (self._host.copies and self._host.offloading.awaits(step)):
+            if step.finishers or step.stale or (host.copies and host.offloading.awaits(step)):
                 return 0
-        if self._host.copies and self._host.offloading.exposed:
+        if host.copies and host.offloading.exposed:
             return 0
         if not self._waiting_is_stuck():
             return 0
@@ -99,23 +101,24 @@ class Ahead:
             limit, horizon = self._until_change(limit, horizon)
         total = 0
         while limit > total:
-            within = decodes.steps_within(self._host.pool.free, limit - total)
+            within = decodes.steps_within(host.pool.free, limit - total)
             taken = self._jump_cell(within, horizon)
-            if not taken:
-                break
             total += taken
+            if not taken or inflight[0].end_ps >= horizon:
+                break
         if decodes.next_end() == decodes.tick:
             inflight[-1].finishers = decodes.pop_ended()
-        self._host.step_number = decodes.tick - 1
+        host.step_number = decodes.tick - 1
         return total
 
     def _jump_cell(self, limit: int, horizon: float) -> int:
         """Jump inside one linear piece of the latency model; returns the steps taken."""
-        scheduler = self._host.scheduler
+        host = self._host
+        scheduler = host.scheduler
         decodes = scheduler.decodes
         inflight = scheduler.inflight
         batch, context = decodes.size, decodes.context()
-        start, slope, end = self._host.config.latency.decode_cell(batch, context)
+        start, slope, end = host.config.latency.decode_cell(batch, context)
         steps = min(limit, (end - 1 - context) // batch + 1)
         first, last = inflight[0].end_ps, inflight[-1].end_ps
         rise = slope * batch
@@ -126,27 +129,24 @@ class Ahead:
             steps = min(steps, _steps_before(int(horizon) - last, start, rise) + 1 + lag)
         if steps <= 0 or first >= horizon:
             return 0
-        moment = 0
-        blocks = 0
-        size = self._host.config.engine.block_size
-        for offset in range(size if steps > size else steps):
-            needing = decodes.boundary[(decodes.tick + offset) % size]
-            if needing:
-                for j in range(offset - lag, steps - lag, size):
-                    planned = first if j < 0 else last + j * start + rise * (j * (j - 1) // 2)
-                    moment += needing * planned
-                    blocks += needing
+        blocks, moment = 0, 0
+        for offset, needing in decodes.needs(steps):
+            j = offset - lag
+            planned = first if j < 0 else last + j * start + rise * (j * (j - 1) // 2)
+            moment += needing * planned
+            blocks += needing
         if blocks:
-            self._host.pool.take(scheduler.spare, blocks)
-        self._host.metrics.used_rises(blocks, moment)
-        self._host.config.latency.note_jump(steps, batch, context)
-        self._host.metrics.steps += steps
+            host.pool.take(scheduler.spare, blocks)
+            host.metrics.used_rises(blocks, moment)
+        host.config.latency.note_jump(steps, batch, context)
+        host.metrics.steps += steps
         decodes.advance(steps, lag)
-        for j in range(max(1, steps - lag), steps + 1):
+        for j in range(steps - lag if steps > lag else 1, steps + 1):
             self._pop_quietly()
             step = Step(decodes.tick - 1 - steps + j)
-            step.end_ps = self._host.last_end_ps = last + j * start + rise * (j * (j - 1) // 2)
+            step.end_ps = last + j * start + rise * (j * (j - 1) // 2)
             inflight.append(step)
+        host.last_end_ps = step.end_ps
         return steps
 
     def _waiting_is_stuck(self) -> bool:

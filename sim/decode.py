@@ -176,14 +176,20 @@ class DecodeSet:
             ended.append(call)
         return ended
 
-    def blocks_in(self, steps: int) -> int:
-        """New blocks that the next ``steps`` steps take."""
-        size = self._block_size
-        rounds, rest = divmod(steps, size)
-        needed = rounds * self.size
-        for step in range(self.tick, self.tick + rest):
-            needed += self.boundary[step % size]
-        return needed
+    def needs(self, steps: int) -> list[tuple[int, int]]:
+        """``(step, new blocks)`` for those of the next ``steps`` steps that take new blocks.
+
+        Steps count from 0; their order is not defined.
+        """
+        size, tick, boundary = self._block_size, self.tick, self.boundary
+        if steps <= size:
+            return [(i, boundary[(tick + i) % size]) for i in range(steps) if boundary[(tick + i) % size]]
+        return [
+            (step, boundary[(tick + i) % size])
+            for i in range(size)
+            if boundary[(tick + i) % size]
+            for step in range(i, steps, size)
+        ]
 
     def steps_within(self, blocks: int, limit: int) -> int:
         """Most steps (up to ``limit``) that take at most ``blocks`` new blocks."""
