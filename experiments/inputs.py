@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,7 @@ class FileTrace:
         self._arrivals = arrivals
         header, _, self._report = detect_and_import(path)
         self._name = header.name
+        self._late: int | None = None
 
     @property
     def name(self) -> str:
@@ -73,12 +75,24 @@ class FileTrace:
     @property
     def notes(self) -> Mapping[str, int]:
         """Rules for odd data that the last full pass had to apply, and how often."""
-        return self._report.rules
+        late = {"program stands behind one that arrives later: sorted by arrival": self._late} if self._late else {}
+        return {**self._report.rules, **late}
 
     def __iter__(self) -> Iterator[Program]:
-        """The programs, with the arrival times of this run."""
+        """The programs, with the arrival times of this run; in order of arrival, whatever their order in the file."""
+        if self._arrivals.process == "trace" and self._late is None:
+            self._late = self._count_late()
         _, programs, self._report = detect_and_import(self._path)
-        return self._arrivals.retime(programs)
+        # Only a file that needs it is held in memory as a whole.
+        ordered = sorted(programs, key=attrgetter("arrival_s")) if self._late else programs
+        return self._arrivals.retime(ordered)
+
+    def _count_late(self) -> int:
+        latest, late = 0.0, 0
+        for program in detect_and_import(self._path)[1]:
+            late += program.arrival_s < latest
+            latest = max(latest, program.arrival_s)
+        return late
 
     def check(self) -> None:
         """Validate every line."""

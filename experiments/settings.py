@@ -14,6 +14,7 @@ _GIB = 2**30
 # Engine settings that a hardware profile answers, or that follow from it.
 _OF_PROFILE = ("block_size", "max_num_batched_tokens", "max_num_seqs", "max_model_len", "async_scheduling")
 PROFILE_KEYS = ("gpu_blocks", "cpu_blocks", *_OF_PROFILE)
+_LARGEST, _SMALLEST = 1e12, 1e-12  # magnitudes of numbers but 0; beyond, times and sizes no longer fit their columns
 _T = TypeVar("_T")
 
 
@@ -57,6 +58,12 @@ def build(cls: type[_T], values: Mapping[str, Any], where: str) -> _T:
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
     accepted = get_args(hint) or (hint,)
+    if (
+        type(value) in (int, float)
+        and value
+        and (value < -_LARGEST or value > _LARGEST or -_SMALLEST < value < _SMALLEST)
+    ):
+        raise UsageError(f"{where}: must be 0 or from {_SMALLEST:g} to {_LARGEST:g} in magnitude, got {value}")
     if type(value) in accepted:
         return value
     if float in accepted and type(value) is int:

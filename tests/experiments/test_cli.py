@@ -4,6 +4,7 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 
 from tokencake.experiments.cli import main
@@ -134,10 +135,14 @@ def test_overwrite_replaces_the_run(tmp_path, capsys):
         (["trace=demo", "hardware.profile=mine.yaml"], "mine.yaml: cannot read"),
         (["trace=demo", "engine.gpu_blocks=0"], "engine.gpu_blocks must be > 0, got 0"),
         (["trace=demo", "engine.gpu_blocks=many"], "engine.gpu_blocks: must be int, got 'many'"),
+        (["trace=demo", "engine.gpu_blocks=100000000000000000000000"], "engine.gpu_blocks: must be 0 or from 1e-12"),
         (["trace=demo", "engine.cpu_gib=-1"], "engine.cpu_gib: must be >= 0"),
         (["trace=demo", "engine.versoin=0.22"], "did you mean 'engine.version'?"),
         (["trace=demo", "engine.version=0.10"], "engine.version"),
         (["trace=demo", "link.d2h_gb_s=0"], "link.d2h_gb_s must be > 0, got 0"),
+        (["trace=demo", "link.d2h_gb_s=1e-300"], "link.d2h_gb_s: must be 0 or from 1e-12 to 1e+12 in magnitude"),
+        (["trace=demo", "link.d2h_gb_s=inf"], "link.d2h_gb_s: must be 0 or from 1e-12 to 1e+12 in magnitude, got inf"),
+        (["trace=demo", "trace.qps=1e-30"], "trace.qps: must be 0 or from 1e-12"),
         (["trace=demo", "workload.calls=sometimes"], "workload.calls"),
         (["trace=demo", "trace.arrivals=closed"], "workload.concurrency must be > 0"),
         (["trace=demo", "trace.arrivals=sometimes"], "arrivals must be one of"),
@@ -186,6 +191,20 @@ def test_a_broken_trace_writes_nothing_and_leaves_earlier_results(lines, said, t
     assert said in refused(capsys, "run", "-m", "trace.path=bad.jsonl", "seed=0,1", "out=sweep")
     assert files(tmp_path / "a") == before
     assert {p.name for p in tmp_path.iterdir()} == {"a", "bad.jsonl"}
+
+
+def test_programs_may_stand_in_any_order(tmp_path, capsys):
+    """Sorted by arrival, those of one time in the order of the file; and it is said."""
+    rows = ["9,100,2", "1,200,2", "9,300,2", "20,400,2"]
+    for name, order in (("any", rows), ("sorted", [rows[1], rows[0], *rows[2:]])):
+        lines = ["arrived_at,num_prefill_tokens,num_decode_tokens", *order]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+        assert main(["run", "+experiment=tiny", f"trace.path={name}.csv", f"out={name}"]) == 0
+        said = "sorted by arrival (1 times)" in capsys.readouterr().err
+        assert said == (name == "any")
+    tables = [pd.read_parquet(tmp_path / name / "calls.parquet") for name in ("any", "sorted")]
+    columns = ["arrival_s", "prompt_tokens", "finish_s"]
+    assert tables[0][columns].equals(tables[1][columns])
 
 
 def test_an_empty_trace_is_an_empty_result_or_one_line(tmp_path, capsys):
