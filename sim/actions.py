@@ -67,9 +67,7 @@ class Actions:
             return "a transfer is under way; CANCEL it first"
         self._host.pool.release(stall.pin)
         self._host.pool.release(stall.held)
-        stall.until_ps = None
-        if not stall.awaited and stall.call is not self._placement.ending:
-            self._placement.end_stall(stall)
+        self._let_go(stall)
         return ""
 
     def _keep(self, action: api.Action, call_id: str) -> str:
@@ -87,10 +85,14 @@ class Actions:
             return "nothing returns for this chain; a time is needed"
         if not stall.pin.blocks:
             self._claim(stall, stall.pin, action.blocks)
+        elif action.blocks is not None and action.blocks < stall.pin.hashed:
+            host.pool.truncate(stall.pin, action.blocks)
+        if not stall.pin.blocks:
+            return "no block of the chain is on the GPU"
         stall.until_ps = until
         if until is not None:
             Alarm(host.env, until - host.now_ps, Priority.TIMER, host.notice, _nothing)
-        return "" if stall.pin.blocks else "no block of the chain is on the GPU"
+        return ""
 
     def _claim(self, stall: Stall, holding: Holding, blocks: int | None) -> None:
         """Reference the leading blocks of a chain: the ending call's own, or what is findable."""
@@ -113,7 +115,14 @@ class Actions:
         for holding in (stall.call.holding, stall.pin, stall.held):
             pool.release(holding)
         pool.forget(stall.call.holding.chain, 0)
+        self._let_go(stall)
         return ""
+
+    def _let_go(self, stall: Stall) -> None:
+        """A stall holds nothing any more; without a return to wait for, it is over."""
+        stall.until_ps = None
+        if not stall.awaited and stall.call is not self._placement.ending:
+            self._placement.end_stall(stall)
 
     def _offload(self, action: api.Action, call_id: str) -> str:
         assert isinstance(action, api.Offload)
@@ -138,7 +147,7 @@ class Actions:
         host.cpu.touch(chain, 0, limit)
         if not parts:
             host.pool.release(stall.pin)
-            stall.until_ps = None
+            self._let_go(stall)
             return ""
         if stall.pin.blocks:
             host.pool.truncate(stall.pin, limit)

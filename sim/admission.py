@@ -25,10 +25,12 @@ class Admission:
 
     Attributes:
         changed: Something happened since the policy gave its order, so it is asked again.
+        short: Memory, or a reservation, kept a call out of the last plan.
     """
 
     def __init__(self, queues: Scheduler, config: EngineConfig, policy: Policy, watcher: Watcher):
         self.changed = True
+        self.short = False
         self._queues = queues
         self._config = config
         self._policy = policy
@@ -52,6 +54,7 @@ class Admission:
             self._loaded(call)
             tokens = self._first_chunk(call, call.computed, budget, cap)
             if -(-call.tokens // self._queues.block_size) - call.holding.blocks > self._queues.pool.free:
+                self.short = True
                 return
             del self._queues.loading[position]
             budget -= tokens
@@ -135,6 +138,7 @@ class Admission:
             if verdict is Verdict.STOP:
                 return None
         if not self._fits(full, chunk + match.free, found) or not self._watcher.room(call, full):
+            self.short = True
             if self._admits:
                 self._watcher.refuse_admission(call, "does not fit")
             return None

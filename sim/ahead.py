@@ -159,7 +159,7 @@ class Ahead:
         if not scheduler.waiting:
             return True
         last = scheduler.inflight[-1]
-        if last.prefill or last.preempted:
+        if last.tokens > last.decodes or last.preempted:
             return False  # it was budget, or a preemption, that kept the waiting calls out
         decodes = scheduler.decodes
         if not decodes.shares_content(scheduler.running):

@@ -172,6 +172,7 @@ class Call:
         "prompt",
         "queue_ps",
         "queued_ps",
+        "reached",
         "recomputed",
         "run_order",
         "status",
@@ -196,7 +197,7 @@ class Call:
         self.joined_tick = self.finish_tick = 0
         self.run_order = 0
         self.last_step = -1
-        self.preemptions = self.recomputed = self.computed_total = 0
+        self.preemptions = self.recomputed = self.reached = self.computed_total = 0
         self.gpu_hit_tokens = self.cpu_hit_tokens = 0
         self.stored = 0
         self.stores = 0

@@ -146,7 +146,7 @@ class Host:
     def call_arrived(self, call: Call) -> None:
         engine = self.config.engine
         tokens = call.prompt + call.output
-        if tokens > engine.max_model_len or -(-tokens // engine.block_size) > self.pool.capacity:
+        if tokens > engine.max_model_len or -(-(tokens - 1) // engine.block_size) > self.pool.capacity:
             call.status = Status.REFUSED
             self.metrics.refused(call, tokens > engine.max_model_len)
             self.driver.refuse(call.program)

@@ -75,7 +75,7 @@ class Liveness:
             self._placement.ask(Trigger.PRESSURE)
             host.plan_again()
             return
-        starving = any(not call.program.parked for call in scheduler.waiting) or scheduler.loading
+        starving = scheduler.short  # a policy may keep calls out on purpose; that gives nothing up
         if starving and self._placement.reserved:
             self._placement.reserved = {}
             host.metrics.count("reserves_lifted")

@@ -70,6 +70,8 @@ class Metrics:
     def sample(self, now_ps: int) -> None:
         """Note the state of memory and queues after a step was planned."""
         host = self._host
+        if host.driver.over:  # whatever timers still ring, the run's time is up
+            return
         pool = host.pool
         scheduler = host.scheduler
         used = pool.capacity - pool.free

@@ -44,8 +44,8 @@ class Offloading:
 
     # -- stores -----------------------------------------------------------------------------------
 
-    def computed(self, step: Step, call: Call, cause: str) -> None:
-        """A call gets more full blocks in ``step``: copy what the policy wants copied."""
+    def computed(self, step: Step | None, call: Call, cause: str) -> None:
+        """A call gets more full blocks in ``step``, or has them (None): copy what the policy wants."""
         host = self._host
         wanted = host.policy.store(host.view, host.placement.chain_view(call), cause)
         limit = min(wanted, call.holding.hashed)
@@ -60,8 +60,11 @@ class Offloading:
             job = StoreJob(call, parts)
             call.stores += 1
             self._moving.setdefault(call, []).append(job)
-            self._waiting.setdefault(step.number, []).append(job)
             host.pool.watch(call.holding, call.stored, limit, job)
+            if step is None:
+                self._submit(job)
+            else:
+                self._waiting.setdefault(step.number, []).append(job)
         call.stored = limit
 
     def step_ended(self, step: Step) -> None:

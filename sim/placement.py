@@ -89,9 +89,9 @@ class Placement:
         """A call ended and still holds its blocks: STALL, then release what nobody claims."""
         host = self._host
         if host.config.engine.cpu_blocks:
-            if self._stores_finished and host.scheduler.inflight:
-                self._host.offloading.computed(host.scheduler.inflight[0], call, "finished")
-            self._host.offloading.finished(call)
+            if self._stores_finished:
+                host.offloading.computed(None, call, "finished")
+            host.offloading.finished(call)
         if not self._places:
             self._release_call(call)
             return

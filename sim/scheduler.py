@@ -39,6 +39,7 @@ class Scheduler:
             ``kv_holding_waiting``).
         running: Calls in scheduling order.
         inflight: Steps scheduled but not ended.
+        just_preempted: The last plan preempted a call; it admitted none, but the next one may.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Scheduler:
         self.spare = Holding(None)  # type: ignore[arg-type]  # blocks of decoding calls, not synced
         self.decodes = DecodeSet(pool, engine.block_size, self.spare)
         self.preemptions = 0
+        self.just_preempted = False
         self.view: HostView = None  # type: ignore[assignment]  # set by the host
         self._config = engine
         self._policy = policy
@@ -87,12 +89,14 @@ class Scheduler:
         budget, cap = self.limits()
         decodes = self.decodes
         step = Step(decodes.tick)
-        self._preempted.clear()
         if self.explicit or not self._run_fast(step, budget, cap):
             self._run_explicit(step, budget, cap)
-        if self._preempted:
+        self._admission.short = False
+        if self._preempted:  # here, or by a policy since the last plan
             step.preempted = True
-        elif self.waiting or self.loading:
+            self._preempted.clear()
+        self.just_preempted = step.preempted
+        if not step.preempted and (self.waiting or self.loading):
             self._admission.admit(step, budget - step.tokens, cap)
         if not step.tokens:
             return None
@@ -102,9 +106,9 @@ class Scheduler:
         return step
 
     @property
-    def just_preempted(self) -> bool:
-        """Whether the last plan preempted a call; it admitted none, but the next one may."""
-        return bool(self._preempted)
+    def short(self) -> bool:
+        """Whether memory, or a reservation, kept a call out of the last plan."""
+        return self._admission.short
 
     def duration_ps(self, step: Step) -> int:
         """Time of the step's forward pass and overhead, in picoseconds."""
@@ -126,8 +130,11 @@ class Scheduler:
                 step.stale.append((call, yields))
         call.produced = call.known
         self.happened()
+        if self._free_recompute:
+            call.holding.chain.computed_before(call.computed // self.block_size)
         self.pool.release(call.holding)
         call.status = Status.PREEMPTED
+        call.reached = max(call.reached, call.computed)
         call.computed = 0
         call.preemptions += 1
         self.preemptions += 1
@@ -141,7 +148,10 @@ class Scheduler:
         self.happened()
         if call.status is Status.RUNNING:
             self.running.remove(call)
-            self.pool.grow(call.holding, (call.prompt + call.output - 1) // self.block_size)
+            full = (call.prompt + call.output - 1) // self.block_size
+            self.pool.grow(call.holding, full)
+            if self._free_recompute:
+                call.holding.chain.computed_before(full)
         else:
             del self.waiting[call]
 
@@ -292,8 +302,8 @@ class Scheduler:
         call.computed = done
         call.computed_total += tokens
         call.last_step = step.number
-        if call.preemptions:
-            call.recomputed += tokens
+        if call.reached > computed:
+            call.recomputed += min(done, call.reached) - computed
         if self._stores_prompts:
             self._watcher.computed(step, call, "prompt")
         if done == call.prompt + call.known:

@@ -1,0 +1,154 @@
+"""Rules of placement, liveness and bounds on cases small enough to work out by hand."""
+
+import pytest
+
+from tokencake.policies.api import Drop, EventKind, Keep, Policy, Preempt, Reserve, Trigger, Verdict, stock_admit
+from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig
+from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
+from tokencake.sim.run import simulate
+from tokencake.traces.schema import LLMNode, OutputOf, Piece, Program, PromptOf, ToolNode
+
+
+def world(**engine):
+    settings = {"gpu_blocks": 100, "block_size": 16, "max_num_batched_tokens": 256, "max_num_seqs": 8} | engine
+    bounds = {key: settings.pop(key) for key in ("free_recompute",) if key in settings}
+    latency = LinearLatency(LinearCoefficients(1000.0, 10.0, 0.0, 0.0, 5.0, 0.1))
+    return SimConfig(EngineConfig(**settings), latency, 1000, link=LinkConfig(0.01, 0.01), **bounds)
+
+
+def call(name, prompt, outputs, after=(), **more):
+    return LLMNode(name, tuple(after), "a", more.pop("agent_type", "a"), tuple(prompt), outputs, **more)
+
+
+def one(name, *nodes, at=0.0):
+    return Program(name, "app", at, tuple(nodes))
+
+
+def two_turns(name="p", tool_s=1.0):
+    first = call("one", [Piece(name, 64)], 32)
+    tool = ToolNode("tool", ("one",), "t", tool_s)
+    return one(name, first, tool, call("two", [PromptOf("one"), OutputOf("one"), Piece("ask", 16)], 16, ["tool"]))
+
+
+def test_what_outlives_the_last_program_is_in_no_mean():
+    class KeepAtTheEnd(Policy):
+        def place(self, view, trigger, subject):
+            return (Keep(view.now + 100),) if trigger is Trigger.STALL else ()
+
+    summary = simulate([one("p", call("c", [Piece("x", 64)], 16))], world(), KeepAtTheEnd()).summary
+    assert 0 < summary["kv_usage_mean"] <= 1
+    assert summary["stalled_kv_gb_s"] == 0
+
+
+def test_free_recompute_is_equal_with_and_without_jumps():
+    programs = [one("a", call("c", [Piece("x", 64)], 100, output_id="a"))]
+    programs += [one(n, call("c", [Piece("x", 64)], 100, output_id=n), at=1.0) for n in "bc"]
+    runs = [
+        simulate(programs, world(free_recompute=True, max_num_batched_tokens=16, jumps=jumps), Policy())
+        for jumps in (True, False)
+    ]
+    assert runs[0].calls.columns == runs[1].calls.columns
+    assert runs[0].summary == runs[1].summary
+
+
+def test_free_recompute_knows_what_was_decoded():
+    class Forget(Policy):
+        def place(self, view, trigger, subject):
+            return (Drop(),) if trigger is Trigger.STALL else ()
+
+    columns = simulate([two_turns()], world(free_recompute=True), Forget()).calls.columns
+    fresh = simulate([one("p", call("c", [Piece("y", 17)], 16))], world(), Policy()).calls.columns
+    # 95 of the 112 tokens were computed before, in whole blocks 80: 32 are computed again, one step.
+    assert columns["prefill_s"][1] < fresh["prefill_s"][0] + 0.001
+
+
+def test_a_refused_keep_changes_nothing():
+    class KeepNothing(Policy):
+        events = ()
+
+        def observe(self, event, view):
+            self.events += (event.kind,)
+
+        def place(self, view, trigger, subject):
+            return (Keep(view.now + 0.5, blocks=0),) if trigger is Trigger.STALL else ()
+
+    policy = KeepNothing()
+    simulate([two_turns()], world(), policy)
+    assert EventKind.ACTION_REFUSED in policy.events
+    assert EventKind.PIN_EXPIRED not in policy.events
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_finished_calls_can_be_stored(asynchronous):
+    class StoreAtTheEnd(Policy):
+        store_when = ("finished",)
+
+        def store(self, view, chain, cause):
+            assert cause == "finished"
+            return chain.blocks
+
+    config = world(cpu_blocks=50, async_scheduling=asynchronous)
+    summary = simulate([one("p", call("c", [Piece("x", 64)], 17))], config, StoreAtTheEnd()).summary
+    assert summary["d2h_bytes"] == 5 * config.block_bytes
+
+
+def test_a_reserve_keeps_other_types_out():
+    class Half(Policy):
+        def place(self, view, trigger, subject):
+            return (Reserve({"vip": 5}),) if trigger is Trigger.QUEUED else ()
+
+        def admit(self, view, call, need):
+            return stock_admit(view, need)
+
+    def admitted(policy):
+        programs = [
+            one("p", call("c", [Piece("p", 48)], 64)),
+            one("q", call("c", [Piece("q", 48)], 64)),
+            one("v", call("c", [Piece("v", 48)], 64, agent_type="vip")),
+        ]
+        columns = simulate(programs, world(gpu_blocks=10), policy).calls.columns
+        return dict(zip(columns["program"], columns["admitted_s"], strict=True))
+
+    free, reserved = admitted(Policy()), admitted(Half())
+    assert free["q"] == 0.0
+    assert reserved["p"] == 0.0
+    assert reserved["q"] > 0.0
+
+
+def test_keeping_calls_out_on_purpose_lifts_no_pin():
+    class Gate(Policy):
+        lifted = 0
+
+        def observe(self, event, view):
+            self.lifted += event.kind is EventKind.PIN_LIFTED
+
+        def admit(self, view, call, need):
+            return Verdict.SKIP if call.program.id == "late" and view.now < 1.5 else stock_admit(view, need)
+
+        def place(self, view, trigger, subject):
+            return (Keep(),) if trigger is Trigger.STALL and subject.next_calls else ()
+
+    policy = Gate()
+    late = one("late", call("c", [Piece("z", 32)], 8), at=0.5)
+    result = simulate([two_turns(tool_s=2.0), late], world(), policy)
+    assert policy.lifted == 0
+    assert result.summary["calls"] == 3
+
+
+def test_nobody_is_admitted_in_the_step_of_a_forced_preemption():
+    class PreemptOnce(Policy):
+        done = False
+
+        def place(self, view, trigger, subject):
+            if trigger is Trigger.STEP and len(view.running) == 2 and view.waiting and not self.done:
+                self.done = True
+                return (Preempt(view.running[0].id),)
+            return ()
+
+    programs = [one(name, call("c", [Piece(name, 64)], 200)) for name in "ac"]
+    programs.append(one("b", call("c", [Piece("b", 64)], 8), at=0.05))
+    columns = simulate(programs, world(max_num_seqs=2), PreemptOnce()).calls.columns
+    row = {name: values[columns["program"].index("a")] for name, values in columns.items()}
+    assert row["preemptions"] == 1
+    assert row["queue_s"] > 0  # it was not admitted again at once
+    assert 0 < row["recomputed_tokens"] < 64 + 200
