@@ -170,8 +170,6 @@ class Call:
         "produced",
         "program",
         "prompt",
-        "queue_ps",
-        "queued_ps",
         "reached",
         "recomputed",
         "run_order",
@@ -190,7 +188,7 @@ class Call:
         self.output = node.output_tokens
         self.status = Status.BLOCKED
         self.holding: Holding = None  # type: ignore[assignment]  # set when the call is queued
-        self.arrival_ps = self.queued_ps = self.queue_ps = 0
+        self.arrival_ps = 0
         self.admitted_ps = self.first_token_ps = -1
         self.computed = self.known = self.produced = 0
         self.decoding = False

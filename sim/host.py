@@ -265,7 +265,6 @@ class Host:
             chain = self.tree.nothing
         call.holding = Holding(chain, call)
         call.status = Status.WAITING
-        call.queued_ps = call.arrival_ps
         self.scheduler.waiting[call] = None
         self.metrics.waits(call)
         if self._observes:
@@ -297,14 +296,12 @@ class Host:
         now = self.now_ps
         if call.admitted_ps < 0:
             call.admitted_ps = now
-        call.queue_ps += now - call.queued_ps
         self.eventful = True
         self.placement.admitted(call)
         if self._observes:
             self._tell_call(EventKind.CALL_ADMITTED, now, call)
 
     def preempted(self, call: Call) -> None:
-        call.queued_ps = self.now_ps
         self.eventful = True
         self.metrics.waits(call)
         if call.stores:

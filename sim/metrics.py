@@ -17,6 +17,7 @@ from tokencake.sim.records import (
     PROGRAM_COLUMNS,
     TRANSFER_COLUMNS,
     Integral,
+    RunResult,
     Table,
     distribution,
 )
@@ -112,7 +113,7 @@ class Metrics:
         sums.cpu_hit += call.cpu_hit_tokens
         sums.preemptions += call.preemptions
         sums.llm_ps += now_ps - call.arrival_ps
-        sums.queue_ps += call.queue_ps
+        sums.queue_ps += call.admitted_ps - call.arrival_ps
         first = call.first_token_ps
         self.calls.add(
             call.program.program.program,
@@ -125,7 +126,7 @@ class Metrics:
             now_ps / PS,
             (now_ps - call.arrival_ps) / PS,
             (first - call.arrival_ps) / PS,
-            call.queue_ps / PS,
+            (call.admitted_ps - call.arrival_ps) / PS,
             (first - call.admitted_ps) / PS,
             (now_ps - first) / PS,
             call.prompt,
@@ -205,6 +206,11 @@ class Metrics:
         )
 
     # -- results ----------------------------------------------------------------------------------------
+
+    def result(self, timing: dict[str, float] | None = None) -> RunResult:
+        """Everything at the end of a run."""
+        tables = (self.programs, self.calls, self.transfers, self.kv(), self.decisions)
+        return RunResult(self.summary(), *tables, timing or {})
 
     def kv(self) -> Table:
         """Memory over time, in blocks, at most a few thousand rows."""

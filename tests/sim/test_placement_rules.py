@@ -138,6 +138,11 @@ def test_keeping_calls_out_on_purpose_lifts_no_pin():
 def test_nobody_is_admitted_in_the_step_of_a_forced_preemption():
     class PreemptOnce(Policy):
         done = False
+        times = ()
+
+        def observe(self, event, view):
+            if event.call == "a/c" and event.kind in (EventKind.CALL_PREEMPTED, EventKind.CALL_ADMITTED):
+                self.times += (event.at,)
 
         def place(self, view, trigger, subject):
             if trigger is Trigger.STEP and len(view.running) == 2 and view.waiting and not self.done:
@@ -147,8 +152,9 @@ def test_nobody_is_admitted_in_the_step_of_a_forced_preemption():
 
     programs = [one(name, call("c", [Piece(name, 64)], 200)) for name in "ac"]
     programs.append(one("b", call("c", [Piece("b", 64)], 8), at=0.05))
-    columns = simulate(programs, world(max_num_seqs=2), PreemptOnce()).calls.columns
+    policy = PreemptOnce()
+    columns = simulate(programs, world(max_num_seqs=2), policy).calls.columns
     row = {name: values[columns["program"].index("a")] for name, values in columns.items()}
     assert row["preemptions"] == 1
-    assert row["queue_s"] > 0  # it was not admitted again at once
+    assert policy.times[2] > policy.times[1]  # admitted again, but not at once
     assert 0 < row["recomputed_tokens"] < 64 + 200
