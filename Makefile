@@ -29,13 +29,13 @@ demo: $(VENV)/stamp  ## run the main job on the bundled traces: figures and tabl
 	@echo "Figures and tables: runs/demo/code_writer/figures and runs/demo/mixed_agents/figures"
 
 test: $(VENV)/stamp  ## run the tests, except those marked slow
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --ignore=tests/bench
 
 test-slow: $(VENV)/stamp  ## run the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --ignore=tests/bench
 
 test-all: $(VENV)/stamp  ## run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/bench
 
 lint: $(VENV)/stamp-dev  ## linters, formatter, types, import rules
 	$(BIN)/ruff check .
