@@ -51,15 +51,6 @@ def simulate(
         "loop_cpu_s": time.process_time() - cpu,
         "wall_s": time.perf_counter() - wall,
     }
-    metrics = host.metrics
-    result = RunResult(
-        metrics.summary(),
-        metrics.programs,
-        metrics.calls,
-        metrics.transfers,
-        metrics.kv(),
-        metrics.decisions,
-        timing,
-    )
+    result = host.metrics.result(timing)
     timing["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return result

@@ -1,0 +1,133 @@
+"""Every registered policy keeps the contract; broken ones are found out."""
+
+import pytest
+
+from tokencake.policies import registry
+from tokencake.policies.api import Budget, Info, Policy, Release, Trigger, Verdict
+from tokencake.policies.checks import CHECKS, check_policy
+from tokencake.sim.checks import sim_host
+
+VARIANTS = [(name, {}) for name in registry.names()]
+VARIANTS += [("vllm-offload", {"prompt_only": False})]
+VARIANTS += [("random", {"seed": seed, "wildness": wildness}) for seed in range(1, 7) for wildness in (0.2, 0.8)]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("name", "params"), VARIANTS, ids=str)
+def test_registered_policies(name, params, check):
+    check(lambda: registry.create(name, params), sim_host)
+
+
+def test_the_default_world_is_demanding():
+    """It evicts, preempts, loads and stalls; a contract kept there means something."""
+    outcome = sim_host().run(registry.create("vllm-offload"))
+    assert "'preemptions': 0" not in outcome.output
+    assert "'cpu_hit': 0" not in outcome.output
+    assert "'free_list_turnover_s': None" not in outcome.output
+
+
+class PeeksInside(Policy):
+    def order(self, view, waiting):
+        return sorted(waiting, key=lambda call: call._call.output)
+
+
+class WritesToViews(Policy):
+    def order(self, view, waiting):
+        view.block_size = 1
+        return waiting
+
+
+class InventsCalls(Policy):
+    def order(self, view, waiting):
+        return [*waiting, *waiting]
+
+
+class SaysYes(Policy):
+    def admit(self, view, call, need):
+        return True
+
+
+class StopsTheEngine(Policy):
+    def budget(self, view):
+        return Budget(0)
+
+
+class WrongVictim(Policy):
+    def victim(self, view, need, for_call):
+        return view.waiting[0] if view.waiting else None
+
+
+class PlacesText(Policy):
+    def place(self, view, trigger, subject):
+        return ["release"]
+
+
+class StoresHalves(Policy):
+    def store(self, view, chain, cause):
+        return chain.blocks / 2
+
+
+class Remembers(Policy):
+    runs = 0
+
+    def __init__(self):
+        Remembers.runs += 1
+        self.turn = Remembers.runs
+
+    def order(self, view, waiting):
+        return waiting if self.turn % 2 else list(reversed(waiting))
+
+
+class CountsSteps(Policy):
+    """Ages without saying so."""
+
+    def admit(self, view, call, need):
+        return Verdict.SKIP if view.step % 7 and view.running else Verdict.ADMIT
+
+
+class WantsTheTruth(Policy):
+    info = Info.NONE
+
+    def order(self, view, waiting):
+        return sorted(waiting, key=view.foresee_output)
+
+
+class DeafToRefusals(Policy):
+    """Fine in itself; the suite must not mistake it."""
+
+    def place(self, view, trigger, subject):
+        return [Release()] if trigger is Trigger.STALL else []
+
+
+@pytest.mark.parametrize(
+    ("policy", "complaint"),
+    [
+        (PeeksInside, "'_call'"),
+        (WritesToViews, "read-only"),
+        (InventsCalls, "each call once"),
+        (SaysYes, "a Verdict"),
+        (StopsTheEngine, "at least one token"),
+        (WrongVictim, "a running call"),
+        (PlacesText, "actions"),
+        (StoresHalves, "a number of blocks"),
+        (Remembers, "two equal runs differ"),
+        (CountsSteps, "next_change"),
+    ],
+)
+def test_broken_policies(policy, complaint):
+    with pytest.raises(AssertionError, match=complaint):
+        check_policy(policy, sim_host)
+
+
+def test_truths_are_hidden():
+    with pytest.raises(Exception, match="information level is NONE"):
+        check_policy(WantsTheTruth, sim_host)
+
+
+def test_no_policy_at_all():
+    with pytest.raises(AssertionError, match="not a tokencake"):
+        check_policy(object, sim_host)
+
+
+def test_a_sound_policy_passes():
+    check_policy(DeafToRefusals, sim_host)
