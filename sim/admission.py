@@ -128,6 +128,8 @@ class Admission:
             tokens = self._first_chunk(call, hit * size, budget, cap)
             chunk = -(-(hit * size + tokens) // size) - hit
         full = total - hit + match.free
+        fits = self._fits(full, chunk + match.free, found) and self._watcher.room(call, full)
+        self.short = self.short or not fits  # a policy may see that too, and say STOP
         if self._admits:
             need = Need(chunk, total - hit, hit, found, match.free)
             verdict = self._policy.admit(self._queues.view, self._queues.view.call(call), need)
@@ -137,8 +139,7 @@ class Admission:
                 return 0
             if verdict is Verdict.STOP:
                 return None
-        if not self._fits(full, chunk + match.free, found) or not self._watcher.room(call, full):
-            self.short = True
+        if not fits:
             if self._admits:
                 self._watcher.refuse_admission(call, "does not fit")
             return None
