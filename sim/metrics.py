@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from tokencake.sim.calls import Call, ProgramRun
 from tokencake.sim.config import PS
+from tokencake.sim.kv_timeline import KvTimeline
 from tokencake.sim.records import (
     CALL_COLUMNS,
     DECISION_COLUMNS,
-    KV_COLUMNS,
     PROGRAM_COLUMNS,
     TRANSFER_COLUMNS,
     Integral,
@@ -25,8 +25,6 @@ from tokencake.sim.records import (
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
     from tokencake.sim.link import Transfer
-
-_SAMPLES = 4000
 
 
 class Metrics:
@@ -45,8 +43,7 @@ class Metrics:
         self._pinned = Integral()
         self._running = Integral()
         self._waiting = Integral()
-        self._kv: list[tuple[int, int, int, int, int, int]] = []
-        self._kv_every_ps = self._kv_next_ps = 0
+        self._kv = KvTimeline(host, self._used, self._pinned)
         self._last_running = self._last_waiting = 0
         self._end_ps = 0
         self._inversions = self._critical_waiting = 0
@@ -85,19 +82,7 @@ class Metrics:
             self._last_running, self._last_waiting = running, waiting
             self._running.set(running, now_ps)
             self._waiting.set(waiting + len(scheduler.loading), now_ps)
-            if now_ps >= self._kv_next_ps:
-                self._sample_kv(now_ps, used, self._pinned.value)
-
-    def _sample_kv(self, now_ps: int, used: int, pinned: int) -> None:
-        pool = self._host.pool
-        cached = pool.cached
-        row = (now_ps, used - pinned, pinned, cached, pool.free - cached, self._host.cpu.cached)
-        self._kv.append(row)
-        self._kv_next_ps = now_ps + self._kv_every_ps
-        if len(self._kv) == _SAMPLES:  # keep every other sample from now on
-            self._kv = self._kv[::2]
-            span = self._kv[-1][0] - self._kv[0][0]
-            self._kv_every_ps = max(1, 2 * span // _SAMPLES)
+            self._kv.sample(now_ps)
 
     def call(self, call: Call, now_ps: int) -> None:
         """A call finished."""
@@ -213,11 +198,8 @@ class Metrics:
         return RunResult(self.summary(), *tables, timing or {})
 
     def kv(self) -> Table:
-        """Memory over time, in blocks, at most a few thousand rows."""
-        table = Table(KV_COLUMNS)
-        for at, *blocks in self._kv:
-            table.add(at / PS, *blocks)
-        return table
+        """Memory over time, in blocks, at most a few thousand rows: means from a row's time to the next one's."""
+        return self._kv.table(self._end_ps)
 
     def summary(self) -> dict[str, Any]:
         """Totals and distributions (keys: ``docs/metrics.md``)."""

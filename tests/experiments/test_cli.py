@@ -310,6 +310,23 @@ def test_policies_and_hardware_are_listed(capsys):
     assert "a800-qwen2.5-14b" in out
 
 
+def test_memory_over_time_has_the_mean_of_the_summary(tmp_path):
+    """However long nothing happens after a moment that was not sampled."""
+    rows = [f"{start + i / 100},{100 + 40 * i},{9 + i}" for start in (0, 5, 90000) for i in range(30)]
+    text = "\n".join(["arrived_at,num_prefill_tokens,num_decode_tokens", *rows])
+    (tmp_path / "list.csv").write_text(text + "\n")
+    assert main(["run", "+experiment=tiny", "trace.path=list.csv", "out=a"]) == 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    kv = pd.read_parquet(tmp_path / "a" / "kv.parquet")
+    blocks = kv[["running_blocks", "stalled_blocks", "cached_blocks", "free_blocks"]]
+    assert set(blocks.sum(axis=1)) == {119}
+    assert blocks.min().min() >= 0
+    assert kv["time_s"].is_monotonic_increasing
+    assert kv["time_s"].iloc[-1] == summary["makespan_s"]
+    used = (kv["running_blocks"] * kv["time_s"].diff().shift(-1)).sum() / summary["makespan_s"] / 119
+    assert used == pytest.approx(summary["kv_usage_mean"], rel=0.02)
+
+
 def test_refused_calls_are_said_and_counted(tmp_path, capsys):
     (tmp_path / "list.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,100,10\n1.5,5000,20\n")
     assert main(["run", "+experiment=tiny", "trace.path=list.csv", "out=a"]) == 0
