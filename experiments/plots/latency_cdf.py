@@ -10,6 +10,7 @@ from tokencake.experiments.comparison import Comparison
 from tokencake.experiments.plots.style import COLUMN_IN, PAGE_IN, colour, line, new_figure
 
 _PANELS = 3
+_WIDE_RANGE = 30.0  # where the longest latency is more than this many medians, the axis is logarithmic
 
 
 def panel_values(comparison: Comparison, most: int = _PANELS) -> list[Any]:
@@ -36,6 +37,7 @@ def latency_cdf(comparison: Comparison) -> Figure:
     panels = panel_values(comparison)
     width = COLUMN_IN if len(panels) == 1 else PAGE_IN
     figure, axes = new_figure(width, 2.35, columns=len(panels), sharex=True, sharey=True)
+    shown: list[np.ndarray[Any, np.dtype[np.float64]]] = []
     for axis, value in zip(axes, panels, strict=True):
         frame = comparison.frame
         at_load = frame if value is None else frame[frame[comparison.load] == value]
@@ -45,13 +47,17 @@ def latency_cdf(comparison: Comparison) -> Figure:
             finished = np.sort(latencies[~np.isnan(latencies)])
             if not len(finished):
                 continue
+            shown.append(finished)
             share = np.arange(1, len(finished) + 1) / len(latencies)
             x, y = np.concatenate([[finished[0]], finished]), np.concatenate([[0.0], share])
             axis.step(x, y, where="post", color=colour(index), linestyle=line(index), label=series)
         axis.set_title(load_title(comparison, value), loc="left")
         axis.set_xlabel("program latency (s)")
         axis.set_ylim(0, 1.02)
-    axes[0].set_xlim(left=0)  # shared by all panels
+    if any(f[-1] > _WIDE_RANGE * np.median(f) for f in shown) and all(f[0] > 0 for f in shown):
+        axes[0].set_xscale("log")  # shared by all panels
+    else:
+        axes[0].set_xlim(left=0)
     axes[0].set_ylabel("share of programs")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=2.6)
     return figure
