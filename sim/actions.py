@@ -286,6 +286,7 @@ class Actions:
         self._report_done(stall)
 
     def _prefetched(self, stall: Stall) -> None:
+        self._host.scheduler.decodes.sync_growers(stall.pin.chain)
         self._host.pool.grow(stall.pin, stall.pin.blocks)
         self._host.cpu.end_load(stall.parts)
         self._report_done(stall)
