@@ -15,7 +15,7 @@ from tokencake.experiments.settings import profile_of, sim_config
 from tokencake.experiments.timeline import build, tool_spans
 from tokencake.policies import registry
 from tokencake.policies.api import Policy
-from tokencake.sim.config import SimConfig
+from tokencake.sim.config import SimConfig, StuckError
 from tokencake.sim.run import simulate
 
 _HOSTS = ("sim", "virtual", "live")
@@ -43,7 +43,10 @@ class Job:
         """Simulate, write the run directory and say where it is."""
         label = f"{self.config['policy']['name']} on {self.trace.name}"
         with progress(label, "programs") as report:
-            result = simulate(self.trace, self.sim, self.policy(), progress=report)
+            try:
+                result = simulate(self.trace, self.sim, self.policy(), progress=report)
+            except StuckError as error:
+                raise UsageError(str(error)) from error
         head = self._head()
         summary = head | result.summary | head  # its keys come first, and win
         tables = {name: getattr(result, name) for name in ("programs", "calls", "transfers", "kv")}

@@ -23,6 +23,10 @@ class ConfigError(ValueError):
     """A value that a run cannot use; the message names the field, the rule and the value."""
 
 
+class StuckError(RuntimeError):
+    """Calls wait that a policy never admits, and nothing else will happen."""
+
+
 def to_ps(seconds: float) -> int:
     """Seconds to integer picoseconds, to nearest."""
     return round(seconds * PS)

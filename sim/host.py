@@ -21,7 +21,7 @@ from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import ContentTree
 from tokencake.sim.clock import Alarm, Priority, environment
-from tokencake.sim.config import PS, SimConfig
+from tokencake.sim.config import PS, SimConfig, StuckError
 from tokencake.sim.cpu import CpuTier
 from tokencake.sim.cpu_blocks import BlockCpuTier
 from tokencake.sim.extents import Holding
@@ -112,7 +112,7 @@ class Host:
             progress: Called with the number of programs done, at every program's end.
 
         Raises:
-            RuntimeError: Calls wait that the policy never admits, and nothing else will happen.
+            StuckError: Calls wait that the policy never admits, and nothing else will happen.
         """
         self.metrics.progress = progress
         self.driver.start()
@@ -122,8 +122,8 @@ class Host:
             self.link.collect()
         if self.driver.programs:
             names = ", ".join(list(self.driver.programs)[:3])
-            raise RuntimeError(
-                f"{type(self.policy).__name__} admits nothing while {len(self.scheduler.waiting)}"
+            raise StuckError(
+                f"policy {type(self.policy).__name__} admits nothing while {len(self.scheduler.waiting)}"
                 f" calls wait and nothing else will happen (programs {names} ...)"
             )
 

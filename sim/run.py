@@ -37,7 +37,7 @@ def simulate(
 
     Raises:
         ConfigError: The programs are not in order of arrival.
-        RuntimeError: The policy leaves calls waiting for ever.
+        StuckError: The policy leaves calls waiting for ever.
     """
     knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
     wall, cpu = time.perf_counter(), time.process_time()

@@ -3,7 +3,7 @@
 import pytest
 
 from tokencake.policies.api import Drop, EventKind, Keep, Policy, Preempt, Reserve, Trigger, Verdict, stock_admit
-from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig
+from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, StuckError
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
 from tokencake.sim.run import simulate
 from tokencake.traces.schema import LLMNode, OutputOf, Piece, Program, PromptOf, ToolNode
@@ -158,3 +158,12 @@ def test_nobody_is_admitted_in_the_step_of_a_forced_preemption():
     assert row["preemptions"] == 1
     assert policy.times[2] > policy.times[1]  # admitted again, but not at once
     assert 0 < row["recomputed_tokens"] < 64 + 200
+
+
+def test_a_policy_that_admits_nothing_is_told_so():
+    class Never(Policy):
+        def admit(self, view, call, need):
+            return Verdict.STOP
+
+    with pytest.raises(StuckError, match="Never admits nothing while 1 calls wait"):
+        simulate([one("p", call("c", [Piece("x", 64)], 8))], world(), Never())
