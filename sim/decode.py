@@ -94,6 +94,8 @@ class DecodeSet:
     def sync(self, call: Call) -> None:
         """Bring tokens and blocks of one call up to date."""
         steps = self.tick - call.joined_tick
+        # A call that was left out of the step before its last one has no output in flight then.
+        late = self.lag if steps > self.lag or call.last_step >= self.tick - 1 - self.lag else 0
         if steps:
             call.computed += steps
             call.produced += steps
@@ -104,7 +106,7 @@ class DecodeSet:
         missing = -(-call.computed // self._block_size) - holding.blocks
         if missing > 0:  # less: preempted after this very plan gave it a block
             self._pool.move(self._spare, holding, missing)
-        hashed = (call.prompt + call.produced - 1 - self.lag) // self._block_size
+        hashed = (call.prompt + call.produced - 1 - late) // self._block_size
         if hashed > holding.hashed and steps:
             for segment, lo, hi in holding.chain.spans:
                 if lo < hashed and hi > holding.hashed and len(segment.growers) > 1:
