@@ -437,8 +437,8 @@ def _covering(extents: list[Extent], block: int) -> tuple[Extent | None, int]:
 
 
 def _later_copy(extents: list[Extent], extent: Extent, lo: int, hi: int) -> bool:
-    """Whether a younger extent already has some of ``[lo, hi)``: growing would overtake it."""
-    return any(e.seq > extent.seq and e.lo < hi and e.hi > lo for e in extents)
+    """Whether growing into ``[lo, hi)`` would overtake a copy: of a younger extent, or one cut off this one."""
+    return any(e.seq >= extent.seq and e.lo < hi and e.hi > lo for e in extents)
 
 
 def _move_depth(extent: Extent, old: int, new: int) -> None:
