@@ -103,8 +103,11 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 def _plan(base: DictConfig, parsed: list[Override]) -> Sweep:
     """Compose and check every job of a sweep before the first one runs."""
     params = parse(f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items())
-    typed = {o.get_key_element() for o in parsed}
-    swept = [o for o in params if o.get_key_element() not in typed] + [o for o in parsed if o.is_sweep_override()]
+    typed = {o.get_key_element(): o for o in parsed}
+    # As Hydra's sweeper does: a typed sweep of a key takes the place that the experiment gave to the key.
+    places = dict.fromkeys([*(o.get_key_element() for o in params), *typed])
+    chosen = {o.get_key_element(): o for o in params} | typed
+    swept = [chosen[key] for key in places if chosen[key].is_sweep_override() or key not in typed]
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     keys = [o.get_key_element() for o in swept]
     values = [list(o.sweep_string_iterator()) if o.is_discrete_sweep() else [] for o in swept]
@@ -115,8 +118,8 @@ def _plan(base: DictConfig, parsed: list[Override]) -> Sweep:
         jobs.append(job)
     for trace in {job.trace.identity: job.trace for job in jobs}.values():
         trace.check()
-    names = job_names([{k.lstrip("+"): v for k, v in choice.items()} for choice in choices])
-    return Sweep(base.get("out"), bool(base.get("overwrite")), tuple(names))
+    plain = [{k.lstrip("+"): str(v) for k, v in choice.items()} for choice in choices]
+    return Sweep(base.get("out"), bool(base.get("overwrite")), tuple(job_names(plain)), tuple(plain))
 
 
 def _run_sweep(plan: Sweep, command: Command) -> None:
@@ -143,9 +146,11 @@ def _sweep_job(config: DictConfig) -> None:
     """One job of a sweep, perhaps in another process."""
     own = HydraConfig.get()
     sweep_dir = Path(own.sweep.dir)
-    names = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))["jobs"]
-    number = int(own.job.num)
-    out = _from_here(sweep_dir / (names[number] if number < len(names) else f"job-{number}"))
+    plan = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
+    given = dict(word.lstrip("+").split("=", 1) for word in own.overrides.task)
+    # A job is known by its values: a sweeper may run jobs in any order.
+    names = [n for n, c in zip(plan["jobs"], plan["choices"], strict=True) if c.items() <= given.items()]
+    out = _from_here(sweep_dir / (names[0] if names else f"job-{own.job.num}"))
     prepare(_plain(config) | {"out": str(out), "overwrite": False}).run(out)
 
 

@@ -20,12 +20,14 @@ class Sweep:
     Attributes:
         out: its directory as the user gave it, if given.
         overwrite: whether an existing sweep there is replaced.
-        jobs: directory names of its jobs, in order.
+        jobs: directory names of its jobs.
+        choices: the swept values of each job, by key.
     """
 
     out: str | None
     overwrite: bool
     jobs: tuple[str, ...]
+    choices: tuple[dict[str, str], ...]
 
 
 @contextmanager
@@ -41,7 +43,9 @@ def sweeping(out: Path, sweep: Sweep) -> Iterator[None]:
         out.rename(aside / out.name)
     try:
         out.mkdir()
-        (out / SWEEP).write_text(json.dumps({"jobs": list(sweep.jobs)}, indent=1) + "\n", encoding="utf-8")
+        (out / SWEEP).write_text(
+            json.dumps({"jobs": sweep.jobs, "choices": sweep.choices}, indent=1) + "\n", encoding="utf-8"
+        )
         yield
     except BaseException:
         if aside is not None or not any(out.rglob(SUMMARY)):

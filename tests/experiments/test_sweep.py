@@ -2,6 +2,7 @@ import json
 
 import pandas as pd
 import pytest
+import yaml
 
 from tokencake.experiments.cli import main
 from tokencake.experiments.naming import job_names
@@ -83,3 +84,20 @@ def test_joblib_gives_the_same_results(tmp_path):
 def test_job_names_are_unique_and_safe():
     names = job_names([{"a.x": 1, "b.x": 2}, {"trace.path": "../x y/z.jsonl"}, {"seed": 1}, {"seed": 1}])
     assert names == ["a-x-1_b-x-2", "path-x-y-z.jsonl", "seed-1_job-2", "seed-1_job-3"]
+
+
+def test_a_job_holds_what_its_name_says(tmp_path):
+    """Also where the command line changes one of the keys that an experiment file sweeps."""
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [override /trace: demo, override /hardware: cpu-tiny]\n"
+        "trace: {programs_count: 3}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {trace.qps: '1.0,2.0', seed: 'range(2)'}}}\n"
+    )
+    assert main(["run", "--config-dir", "conf", "+experiment=mine", "trace.qps=3.0,4.0", "out=s"]) == 0
+    jobs = json.loads((tmp_path / "s" / "sweep.json").read_text())["jobs"]
+    assert len(jobs) == 4
+    for job in jobs:
+        config = yaml.safe_load((tmp_path / "s" / job / "config.yaml").read_text())
+        assert job == f"qps-{config['trace']['qps']}_seed-{config['seed']}"
