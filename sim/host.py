@@ -120,6 +120,7 @@ class Host:
         while self.link.next_ps() < math.inf:  # stores that nobody waited for
             self.planned_ps = int(self.link.next_ps())
             self.link.collect()
+        self.placement.close()
         if self.driver.programs:
             names = ", ".join(list(self.driver.programs)[:3])
             raise StuckError(

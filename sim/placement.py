@@ -143,6 +143,15 @@ class Placement:
                 if stall.until_ps is None and stall.transfer is None:
                     self.end_stall(stall)
 
+    def close(self) -> None:
+        """The run is over: let go of what a policy kept for a time that never came."""
+        for stall in list(self.stalls.values()):
+            if stall.transfer is not None and stall.transfer.direction == "d2h":
+                self._host.cpu.end_store(stall.parts)
+            elif stall.transfer is not None:
+                self._host.cpu.end_load(stall.parts)
+            self.end_stall(stall)
+
     def end_stall(self, stall: Stall) -> None:
         """Release what a stall holds and forget it."""
         for holding in (stall.source, stall.pin, stall.held):
