@@ -90,9 +90,7 @@ def test_request_list_sched_sim(benchmark: Any, shared_or_none: Path | None) -> 
 
     def setup() -> tuple[tuple[Any], dict[str, Any]]:
         hardware = presets.get_hardware_profile("a100")
-        scheduler = factory.create_scheduler(
-            "chunked", hardware, token_budget=512, max_batch_size=128
-        )
+        scheduler = factory.create_scheduler("chunked", hardware, token_budget=512, max_batch_size=128)
         simulator = engine.Simulator(hardware, scheduler)
         simulator.submit_workload(
             [
@@ -109,9 +107,7 @@ def test_code_writer(benchmark: Any) -> None:
     """24 Code-Writer programs, over 900 simulated seconds."""
     profile = load_profile("a800-qwen2.5-14b")
     trace = list(CodeWriter(qps=1.0).programs())
-    engine = EngineConfig(
-        gpu_blocks=profile.usable_blocks, max_num_seqs=1024, async_scheduling=True, version="0.22"
-    )
+    engine = EngineConfig(gpu_blocks=profile.usable_blocks, max_num_seqs=1024, async_scheduling=True, version="0.22")
     config = SimConfig(
         engine,
         profile.latency_model(),
