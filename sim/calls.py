@@ -147,6 +147,7 @@ class Call:
     """
 
     __slots__ = (
+        "accessed",
         "admitted_ps",
         "arrival_ps",
         "chain",
@@ -199,6 +200,7 @@ class Call:
         self.gpu_hit_tokens = self.cpu_hit_tokens = 0
         self.stored = 0
         self.stores = 0
+        self.accessed: list[tuple[int, int]] = []
         self.load: object = None
         self.view: object = None
         self.chain: ChainView | None = None

@@ -151,6 +151,11 @@ class ContentTree:
             segment, depth = child, shared
         return Chain(spans, total)
 
+    def retain(self, chain: Chain) -> None:
+        """Register one more user of a chain."""
+        for segment, _, _ in chain.spans:
+            segment.live += 1
+
     def release(self, chain: Chain) -> None:
         """Drop one user of a chain; content that no cache holds either is forgotten."""
         for segment, _, _ in chain.spans:

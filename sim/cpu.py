@@ -110,6 +110,21 @@ class CpuTier:
         """Whether a copy to the GPU is reading one of the blocks ``[start, limit)``."""
         return any(stretch.readers for stretch in self._overlapping(_parts(chain, start, limit)))
 
+    def ready(self, chain: Chain, start: int, limit: int) -> list[tuple[int, int]]:
+        """Ranges of blocks ``[start, limit)`` of a chain that are not being written."""
+        if not self.pinned:
+            return [(start, limit)]
+        ranges, at = [], start
+        for segment, lo, hi in _parts(chain, start, limit):
+            for stretch in self._of.get(segment, ()):
+                if stretch.writing and stretch.lo < hi and stretch.hi > lo:
+                    if stretch.lo > at:
+                        ranges.append((at, stretch.lo))
+                    at = min(stretch.hi, hi)
+        if at < limit:
+            ranges.append((at, limit))
+        return ranges
+
     def begin_store(self, chain: Chain, start: int, limit: int, owner: object) -> Parts | None:
         """Make room for what the tier lacks of blocks ``[start, limit)``, and mark it as written.
 

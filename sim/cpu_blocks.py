@@ -59,6 +59,11 @@ class BlockCpuTier:
         """See :meth:`CpuTier.being_read`."""
         return any(key in self._readers for key in _keys(chain, start, limit))
 
+    def ready(self, chain: Chain, start: int, limit: int) -> list[tuple[int, int]]:
+        """See :meth:`CpuTier.ready`."""
+        keys = _keys(chain, start, limit)
+        return [(key[1], key[1] + 1) for key in keys if key not in self._writing]
+
     def begin_store(self, chain: Chain, start: int, limit: int, owner: object) -> Parts | None:
         """See :meth:`CpuTier.begin_store`."""
         wanted = _keys(chain, start, limit)

@@ -37,7 +37,6 @@ from tokencake.sim.view import HostView
 
 if TYPE_CHECKING:
     from tokencake.sim.knowledge import Knowledge
-    from tokencake.sim.step import Step
     from tokencake.traces.schema import Program, ToolNode
 
 
@@ -218,13 +217,13 @@ class Host:
                 self.placement.begin_step(self.eventful)
                 self.eventful = False
             step = scheduler.schedule()
+            start = now if self.last_end_ps < now else self.last_end_ps
+            if self.copies:
+                start = self.last_end_ps = self.offloading.planned(step, start)
             if step is None:
                 if scheduler.just_preempted and not inflight:
                     continue  # vLLM schedules again at once
                 break
-            start = now if self.last_end_ps < now else self.last_end_ps
-            if self.copies:
-                start = self.offloading.step_starts(start)
             step.end_ps = self.last_end_ps = start + scheduler.duration_ps(step)
             inflight.append(step)
             self.metrics.steps += 1
@@ -310,8 +309,8 @@ class Host:
         if self._observes:
             self._tell_call(EventKind.CALL_PREEMPTED, self.now_ps, call)
 
-    def computed(self, step: Step, call: Call, cause: str) -> None:
-        self.offloading.computed(step, call, cause)
+    def computed(self, call: Call, cause: str) -> None:
+        self.offloading.computed(call, cause)
 
     def find_cpu(self, call: Call, gpu_hit: int) -> int | None:
         return self.offloading.find(call, gpu_hit)

@@ -5,12 +5,16 @@ to the CPU as they are computed, without being held; a waiting call whose next b
 tier gets GPU blocks at once and waits for the copy; a call whose blocks are being written, or are
 being read by another call, is asked again later. A GPU block that is reused while a store still
 reads it makes the coming step wait for that store (``jobs_to_flush``).
+
+Stores are decided when a whole step is planned (``build_connector_meta``): after all lookups of the
+step, for its calls in scheduled order, then for the calls that ended before it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tokencake.policies.api import overrides
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.clock import Alarm, Priority
 from tokencake.sim.cpu import Parts
@@ -22,14 +26,21 @@ if TYPE_CHECKING:
 
 
 class StoreJob:
-    """Blocks of one call on their way to the CPU, read in place."""
+    """Blocks ``[lo, hi)`` of one call's chain, of which ``parts`` go to the CPU, read in place.
 
-    __slots__ = ("blocks", "call", "parts", "transfer")
+    Attributes:
+        reused: A block was given to another call before the parts were known.
+    """
 
-    def __init__(self, call: Call, parts: Parts):
+    __slots__ = ("blocks", "call", "hi", "lo", "parts", "reused", "transfer")
+
+    def __init__(self, call: Call, lo: int, hi: int):
         self.call = call
-        self.blocks = count_blocks(parts)
-        self.parts = parts
+        self.lo = lo
+        self.hi = hi
+        self.parts: Parts = []
+        self.blocks = 0
+        self.reused = False
         self.transfer: Transfer | None = None
 
 
@@ -38,34 +49,162 @@ class Offloading:
 
     def __init__(self, host: Host):
         self._host = host
+        stores = host.policy.store_when if overrides(host.policy, "store") else ()
+        self._stores_finished = "finished" in stores
+        self._computed: list[tuple[Call, str]] = []
+        self._refused: dict[Call, str] = {}
+        self._ended: list[tuple[Call, StoreJob | None]] = []
+        self._loads: list[Transfer] = []
         self._waiting: dict[int, list[StoreJob]] = {}
         self._moving: dict[Call, list[StoreJob]] = {}
         self._flush: list[StoreJob] = []
 
-    # -- stores -----------------------------------------------------------------------------------
+    # -- what happens while a step is planned -------------------------------------------------------
 
-    def computed(self, step: Step | None, call: Call, cause: str) -> None:
-        """A call gets more full blocks in ``step``, or has them (None): copy what the policy wants."""
+    def computed(self, call: Call, cause: str) -> None:
+        """A call gets more full blocks in the step that is being planned."""
+        self._computed.append((call, cause))
+
+    def finished(self, call: Call) -> None:
+        """A call ended and still holds its blocks; the rest happens when the next step is planned."""
+        cause = self._refused.pop(call, "finished" if self._stores_finished else "")
+        limit = self._wanted(call, cause) if cause else 0
+        job = None
+        if limit > call.stored:
+            job = StoreJob(call, call.stored, limit)
+            self._host.pool.watch(call.holding, job.lo, job.hi, job)
+        self._host.tree.retain(call.holding.chain)
+        self._ended.append((call, job))
+
+    def preempted(self, call: Call) -> None:
+        """A preempted call's stores are waited for before its blocks are written again."""
+        self._refused.pop(call, None)
+        self._flush.extend(self._moving.get(call, ()))
+
+    def reused(self, job: object) -> None:
+        """A block that ``job`` still reads has been given to another call."""
+        assert isinstance(job, StoreJob)
+        self._flush.append(job)
+
+    # -- when it is planned ----------------------------------------------------------------------------
+
+    def planned(self, step: Step | None, start_ps: int) -> int:
+        """Decide on stores and start loads, now that the plan is complete.
+
+        Args:
+            step: The step; None if nothing is computed.
+            start_ps: When it could start.
+
+        Returns:
+            When it can start: after the stores whose blocks it overwrites.
+        """
+        start_ps = self._flushed(start_ps)
+        for call, cause in self._due():
+            if call.status is Status.RUNNING:
+                self._store(step, call, cause)
+        if self._ended:
+            self._settle_ended(step)
+            start_ps = self._flushed(start_ps)
+        if self._loads:
+            host = self._host
+            for transfer in self._loads:
+                Alarm(host.env, start_ps - int(host.env.now), Priority.TRANSFER, host.link.start, transfer)
+            self._loads.clear()
+        return start_ps
+
+    def _due(self) -> list[tuple[Call, str]]:
+        """Calls with blocks to store, in scheduled order; a refused store is tried again in every step."""
+        due = self._computed
+        self._computed = []
+        if self._refused:
+            due = sorted((self._refused | dict(due)).items(), key=lambda item: item[0].run_order)
+        return due
+
+    def _wanted(self, call: Call, cause: str) -> int:
         host = self._host
         wanted = host.policy.store(host.view, host.placement.chain_view(call), cause)
-        limit = min(wanted, call.holding.hashed)
+        return min(wanted, call.holding.hashed)
+
+    def _store(self, step: Step | None, call: Call, cause: str) -> None:
+        limit = self._wanted(call, cause)
         if limit <= call.stored:
+            self._refused.pop(call, None)
             return
-        chain = call.holding.chain
-        parts = host.cpu.begin_store(chain, call.stored, limit, call)
-        if parts is None:
-            host.metrics.count("stores_skipped")
+        job = StoreJob(call, call.stored, limit)
+        if not self._begin(job):
+            if call not in self._refused:
+                self._host.metrics.count("stores_skipped")
+            self._refused[call] = cause
             return
-        if parts:
-            job = StoreJob(call, parts)
-            call.stores += 1
-            self._moving.setdefault(call, []).append(job)
-            host.pool.watch(call.holding, call.stored, limit, job)
-            if step is None:
-                self._submit(job)
-            else:
-                self._waiting.setdefault(step.number, []).append(job)
+        self._refused.pop(call, None)
         call.stored = limit
+        for _, lo, hi in job.parts:
+            self._host.pool.watch(call.holding, lo, hi, job)
+        self._queue(step, job)
+
+    def _begin(self, job: StoreJob) -> bool:
+        """Take room in the CPU tier for what it lacks of a job's blocks; False if there is none."""
+        cpu = self._host.cpu
+        chain = job.call.holding.chain
+        for lo, hi in cpu.ready(chain, job.lo, job.hi):
+            _access(job.call, lo, hi)
+        parts = cpu.begin_store(chain, job.lo, job.hi, job.call)
+        if parts is None:
+            return False
+        job.parts, job.blocks = parts, count_blocks(parts)
+        return True
+
+    def _queue(self, step: Step | None, job: StoreJob) -> None:
+        if not job.parts:
+            return
+        job.call.stores += 1
+        self._moving.setdefault(job.call, []).append(job)
+        if step is None:
+            self._submit(job)
+        else:
+            self._waiting.setdefault(step.number, []).append(job)
+
+    def _settle_ended(self, step: Step | None) -> None:
+        """Last stores of ended calls; what they accessed becomes the most recently used."""
+        host = self._host
+        for call, job in self._ended:
+            chain = call.holding.chain
+            if job is not None:
+                if self._begin(job):
+                    self._queue(step, job)
+                else:
+                    host.metrics.count("stores_skipped")
+                if not job.parts:
+                    host.pool.unwatch(job)
+                elif job.reused:
+                    self._flush.append(job)
+            if len(call.accessed) > 1:
+                call.accessed.sort(reverse=True)
+            for lo, hi in call.accessed:
+                host.cpu.touch(chain, lo, hi)
+            host.tree.release(chain)
+        self._ended.clear()
+
+    def _flushed(self, start_ps: int) -> int:
+        """When a step can start that overwrites blocks of the stores in ``_flush``."""
+        if not self._flush:
+            return start_ps
+        flush, self._flush = self._flush, []
+        for job in flush:
+            if not job.parts:
+                job.reused = True
+                continue
+            if job.transfer is None:
+                for jobs in self._waiting.values():
+                    if job in jobs:
+                        jobs.remove(job)
+                self._submit(job)
+            assert job.transfer is not None
+            if job.transfer.state == "moving":
+                start_ps = max(start_ps, self._host.link.eta_ps(job.transfer))
+        return start_ps
+
+    # -- copies to the CPU -------------------------------------------------------------------------------
 
     def step_ended(self, step: Step) -> None:
         """The blocks of ``step`` are computed: their copies start."""
@@ -79,33 +218,8 @@ class Offloading:
 
     @property
     def exposed(self) -> bool:
-        """Whether a store reads blocks of a call that no longer holds them."""
-        return any(call.status is not Status.RUNNING for call in self._moving)
-
-    def reused(self, job: object) -> None:
-        """A block that ``job`` still reads has been given to another call."""
-        assert isinstance(job, StoreJob)
-        self._flush.append(job)
-
-    def preempted(self, call: Call) -> None:
-        """A preempted call's stores are waited for before its blocks are written again."""
-        self._flush.extend(self._moving.get(call, ()))
-
-    def step_starts(self, start_ps: int) -> int:
-        """When a step can start that would overwrite blocks still being stored."""
-        if not self._flush:
-            return start_ps
-        flush, self._flush = self._flush, []
-        for job in flush:
-            if job.transfer is None:
-                for jobs in self._waiting.values():
-                    if job in jobs:
-                        jobs.remove(job)
-                self._submit(job)
-            assert job.transfer is not None
-            if job.transfer.state == "moving":
-                start_ps = max(start_ps, self._host.link.eta_ps(job.transfer))
-        return start_ps
+        """Whether a store reads blocks that a call no longer holds, or must be tried in every step."""
+        return bool(self._refused) or any(call.status is not Status.RUNNING for call in self._moving)
 
     def _submit(self, job: StoreJob) -> None:
         host = self._host
@@ -126,10 +240,6 @@ class Offloading:
         if not jobs:
             del self._moving[job.call]
 
-    def finished(self, call: Call) -> None:
-        """A call ended: what it stored or loaded becomes the most recently used."""
-        self._host.cpu.touch(call.holding.chain, 0, call.stored)
-
     # -- loads ------------------------------------------------------------------------------------
 
     def find(self, call: Call, gpu_hit: int) -> int | None:
@@ -146,21 +256,20 @@ class Offloading:
         return found
 
     def load(self, call: Call, gpu_hit: int, blocks: int) -> None:
-        """Give a waiting call the GPU blocks for its CPU hit, and start to fill them."""
+        """Give a waiting call the GPU blocks for its CPU hit; the step being planned starts to fill them."""
         host = self._host
         host.pool.take(call.holding, blocks)
         size = host.config.engine.block_size
-        call.computed = min((gpu_hit + blocks) * size, call.tokens)
+        end = gpu_hit + blocks
+        call.computed = min(end * size, call.tokens)
         call.status = Status.LOADING
-        call.stored = max(call.stored, gpu_hit + blocks)
+        call.stored = end
+        _access(call, gpu_hit, end)
         host.scheduler.loading.append(call)
-        parts = host.cpu.begin_load(call.holding.chain, gpu_hit, gpu_hit + blocks)
-        size_bytes = blocks * host.config.block_bytes
-        transfer = Transfer("h2d", size_bytes, len(parts), "load", call, self._loaded)
-        now = host.now_ps
-        busy = host.scheduler.inflight[-1].end_ps if host.scheduler.inflight else now
-        Alarm(host.env, max(0, busy - now), Priority.TRANSFER, host.link.start, transfer)
+        parts = host.cpu.begin_load(call.holding.chain, gpu_hit, end)
         call.load = parts
+        size_bytes = blocks * host.config.block_bytes
+        self._loads.append(Transfer("h2d", size_bytes, len(parts), "load", call, self._loaded))
 
     def _loaded(self, transfer: Transfer) -> None:
         call = transfer.subject
@@ -176,6 +285,14 @@ class Offloading:
             call.status = Status.LOADED
 
         host.notice(done)
+
+
+def _access(call: Call, lo: int, hi: int) -> None:
+    """Note that a call offered or loaded blocks ``[lo, hi)``; they are ranked again when it ends."""
+    ranges = call.accessed
+    if ranges and ranges[-1][1] == lo:
+        lo = ranges.pop()[0]
+    ranges.append((lo, hi))
 
 
 def count_blocks(parts: Parts) -> int:

@@ -41,8 +41,6 @@ class Placement:
         self.ending: Call | None = None
         self._actions = Actions(host, self)
         self.liveness = Liveness(host, self)
-        stores = host.policy.store_when if overrides(host.policy, "store") else ()
-        self._stores_finished = "finished" in stores and host.config.engine.cpu_blocks > 0
 
     # -- asking the policy ----------------------------------------------------------------------------
 
@@ -89,8 +87,6 @@ class Placement:
         """A call ended and still holds its blocks: STALL, then release what nobody claims."""
         host = self._host
         if host.config.engine.cpu_blocks:
-            if self._stores_finished:
-                host.offloading.computed(None, call, "finished")
             host.offloading.finished(call)
         if not self._places:
             self._release_call(call)

@@ -218,6 +218,7 @@ class Scheduler:
         decodes, pool, size = self.decodes, self.pool, self.block_size
         running = self.running
         scheduled: dict[Call, int] = {}
+        filled: list[Call] = []
         index, left = 0, budget
         for call in running:
             if call.decoding:
@@ -252,7 +253,8 @@ class Scheduler:
             scheduled[call] = tokens
             left -= tokens
             index += 1
-            self._hash_scheduled(call, tokens)
+            if self._hash_scheduled(call, tokens):
+                filled.append(call)
         skipped = [c for c in running if c.decoding and c not in scheduled]
         for call in skipped:
             decodes.leave(call)
@@ -265,20 +267,22 @@ class Scheduler:
         for call, tokens in scheduled.items():
             if not call.decoding:
                 self._chunk(step, call, tokens)
-            elif self._stores_outputs and not (call.computed + 1) % size:
-                self._watcher.computed(step, call, "output")
+            elif self._stores_outputs and call in filled:
+                self._watcher.computed(call, "output")
 
-    def _hash_scheduled(self, call: Call, tokens: int) -> None:
-        """Hash the blocks that complete in this step; vLLM does so when it allocates."""
+    def _hash_scheduled(self, call: Call, tokens: int) -> bool:
+        """Hash the blocks that complete in this step, as vLLM does when it allocates; False if none does."""
         if call.decoding:
             late = bool(self.inflight) and call.last_step >= self.inflight[0].number
             full = (call.prompt + call.produced - late) // self.block_size
         else:
             full = (call.computed + tokens) // self.block_size
-        if full > call.holding.hashed:
-            self.pool.grow(call.holding, full)
-            if call.decoding:
-                self.decodes.watch(call)
+        if full <= call.holding.hashed:
+            return False
+        self.pool.grow(call.holding, full)
+        if call.decoding:
+            self.decodes.watch(call)
+        return True
 
     def _chunk(self, step: Step, call: Call, tokens: int) -> None:
         """Compute ``tokens`` more of a call's known tokens in this step."""
@@ -305,7 +309,7 @@ class Scheduler:
         if call.reached > computed:
             call.recomputed += min(done, call.reached) - computed
         if self._stores_prompts:
-            self._watcher.computed(step, call, "prompt")
+            self._watcher.computed(call, "prompt")
         if done == call.prompt + call.known:
             self.prefilling.remove(call)
             call.produced += 1

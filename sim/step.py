@@ -55,8 +55,8 @@ class Watcher(Protocol):
     def preempted(self, call: Call) -> None:
         """A running call lost its memory."""
 
-    def computed(self, step: Step, call: Call, cause: str) -> None:
-        """A call gets more full blocks in a step; ``cause`` as in ``Policy.store_when``."""
+    def computed(self, call: Call, cause: str) -> None:
+        """A call gets more full blocks in the step being planned; ``cause`` as in ``Policy.store_when``."""
 
     def find_cpu(self, call: Call, gpu_hit: int) -> int | None:
         """Blocks after a GPU hit that can be loaded; None: ask again later."""
