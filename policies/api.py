@@ -433,6 +433,7 @@ class Need:
         gpu_hit: Leading blocks found on the GPU.
         cpu_hit: Blocks after those found in the CPU tier.
         free_hits: Found GPU blocks that are in the free list, and stop being free.
+        fits: Whether stock vLLM would admit it, as configured, and reservations leave room.
     """
 
     chunk: int
@@ -440,6 +441,7 @@ class Need:
     gpu_hit: int
     cpu_hit: int
     free_hits: int
+    fits: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,13 +457,13 @@ class Budget:
     chunk: int = 0
 
 
-def stock_admit(view: View, need: Need) -> Verdict:
-    """vLLM 0.32 admission: the whole known input must fit, else nobody behind is tried.
+def stock_admit(need: Need) -> Verdict:
+    """vLLM 0.32 admission: what does not fit ends the scan, so that nobody behind is tried.
 
-    ``KVCacheManager.allocate_slots`` with ``full_sequence_must_fit`` (the scheduler's default).
+    ``KVCacheManager.allocate_slots``: by default the whole known input must fit
+    (``full_sequence_must_fit``); the host's configuration may say otherwise.
     """
-    fits = need.full + need.free_hits <= view.gpu.free
-    return Verdict.ADMIT if fits else Verdict.STOP
+    return Verdict.ADMIT if need.fits else Verdict.STOP
 
 
 class Policy:
@@ -484,7 +486,7 @@ class Policy:
 
     def admit(self, view: View, call: CallView, need: Need) -> Verdict:
         """Whether a waiting call starts now. ADMIT of what does not fit counts as STOP."""
-        return stock_admit(view, need)
+        return stock_admit(need)
 
     def budget(self, view: View) -> Budget | None:
         """Limits of this step; None keeps the configured ones."""

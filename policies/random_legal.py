@@ -74,7 +74,7 @@ class RandomLegal(Policy):
         """Any verdict; stock vLLM's while nothing runs."""
         rng = self._draw("admit", self._epoch(view), call.id)
         if not view.running or rng.random() > self.wildness:
-            return stock_admit(view, need)
+            return stock_admit(need)
         return rng.choice((Verdict.ADMIT, Verdict.ADMIT, Verdict.SKIP, Verdict.LATER, Verdict.STOP))
 
     def budget(self, view: View) -> Budget | None:

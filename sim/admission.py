@@ -131,7 +131,7 @@ class Admission:
         fits = self._fits(full, chunk + match.free, found) and self._watcher.room(call, full)
         self.short = self.short or not fits  # a policy may see that too, and say STOP
         if self._admits:
-            need = Need(chunk, total - hit, hit, found, match.free)
+            need = Need(chunk, total - hit, hit, found, match.free, fits)
             verdict = self._policy.admit(self._queues.view, self._queues.view.call(call), need)
             if verdict is Verdict.LATER and later is not None:
                 later.append(call)

@@ -98,7 +98,7 @@ def test_a_reserve_keeps_other_types_out():
             return (Reserve({"vip": 5}),) if trigger is Trigger.QUEUED else ()
 
         def admit(self, view, call, need):
-            return stock_admit(view, need)
+            return stock_admit(need)
 
     def admitted(policy):
         programs = [
@@ -123,7 +123,7 @@ def test_keeping_calls_out_on_purpose_lifts_no_pin():
             self.lifted += event.kind is EventKind.PIN_LIFTED
 
         def admit(self, view, call, need):
-            return Verdict.SKIP if call.program.id == "late" and view.now < 1.5 else stock_admit(view, need)
+            return Verdict.SKIP if call.program.id == "late" and view.now < 1.5 else stock_admit(need)
 
         def place(self, view, trigger, subject):
             return (Keep(),) if trigger is Trigger.STALL and subject.next_calls else ()
