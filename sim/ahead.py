@@ -156,7 +156,7 @@ class Ahead:
         computed some of its very content.
         """
         scheduler = self._host.scheduler
-        if not scheduler.waiting:
+        if not scheduler.waiting and not scheduler.loading:
             return True
         last = scheduler.inflight[-1]
         if last.tokens > last.decodes or last.preempted:
