@@ -25,6 +25,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tokencake.policies.api import Policy
+from tokencake.policies.autellix import Autellix
+from tokencake.policies.continuum import Continuum
 from tokencake.policies.random_legal import RandomLegal
 from tokencake.policies.vllm import Vllm
 from tokencake.policies.vllm_offload import VllmOffload
@@ -262,6 +264,8 @@ for _name, _policy in (
     ("vllm", Vllm),
     ("vllm-priority", VllmPriority),
     ("vllm-offload", VllmOffload),
+    ("continuum", Continuum),
+    ("autellix", Autellix),
     ("random", RandomLegal),
 ):
     register(_name, _policy)

@@ -40,11 +40,11 @@ def scripted():
 def play():
     """Simulate: play(programs, policy, gpu_blocks=..., ...) -> result."""
 
-    def run(programs, policy, *, link=None, **engine):
+    def run(programs, policy, *, link=None, latency=None, **engine):
         settings = {"gpu_blocks": 20, "block_size": 4, "cpu_blocks": 40, "max_num_batched_tokens": 64} | engine
         config = SimConfig(
             EngineConfig(**settings),
-            LinearLatency(LinearCoefficients(1000)),
+            LinearLatency(latency or LinearCoefficients(1000)),
             kv_bytes_per_token=1000,
             link=link or LinkConfig(0.001, 0.001),
             log_decisions=True,
@@ -74,9 +74,9 @@ def program():
 def turn(call):
     """A call, a tool, and a call that continues the first: turn("a", 15, output=2, tool_s=0.1)."""
 
-    def make(prompt=15, output=2, tool_s=0.1, more=8, estimate_s=None):
+    def make(prompt=15, output=2, tool_s=0.1, more=8, estimate_s=None, content="first"):
         return (
-            call("first", prompt, output),
+            call("first", prompt, output, content=content),
             ToolNode("tool", ("first",), "web", tool_s, estimate_s),
             LLMNode(
                 "second", ("tool",), "agent", "agent", (PromptOf("first"), OutputOf("first"), Piece("more", more)), 1
@@ -88,11 +88,14 @@ def turn(call):
 
 @pytest.fixture
 def row():
-    """One row of a table by the node or program that it is about: row(table, "a") -> dict."""
+    """One row of a table by the node, call or program that it is about: row(table, "a" or "p/a") -> dict."""
 
     def find(table, name, column="call"):
         columns = table.columns
-        at = columns[column].index(name)
+        if "/" in name:
+            at = list(zip(columns["program"], columns["call"], strict=True)).index(tuple(name.split("/")))
+        else:
+            at = columns[column].index(name)
         return {key: values[at] for key, values in columns.items()}
 
     return find
