@@ -214,6 +214,7 @@ class BlockPool:
                 self._tree.forget(segment)
 
     def _choose(self) -> int:
+        """See :meth:`RunPool._choose`."""
         key = self.evict_key
         assert key is not None
         best: int | None = None
@@ -222,10 +223,17 @@ class BlockPool:
             if self._key[block] is None:
                 return block
             value: Any = key(self._owner[block])
-            if best is None or value < best_key:
+            if (best is None or value < best_key) and self._is_leaf(block):
                 best, best_key = block, value
         assert best is not None
         return best
+
+    def _is_leaf(self, block: int) -> bool:
+        """Whether no free cached block follows this one."""
+        segment, index = self._key[block]  # type: ignore[misc]
+        after = [segment, *segment.branches.get(index + 1, {}).values()]
+        copies = [copy for follower in after for copy in self._copies.get((follower, index + 1), ())]
+        return all(self._references[copy] for copy in copies)
 
     @staticmethod
     def _numbers(parts: Any) -> list[int]:

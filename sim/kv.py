@@ -97,10 +97,12 @@ class RunPool:
         holding.private += count
         self.free -= count
         while count:
-            run = self._list.next if self.evict_key is None else self._choose()
+            run, legal = self._list.next, count
+            if self.evict_key is not None:
+                run, legal = self._choose()
             extent = run.extent
             size = run.hi - run.lo
-            taken = count if count < size else size
+            taken = min(count, size, legal)
             count -= taken
             run.hi -= taken
             if extent is not None:
@@ -342,22 +344,28 @@ class RunPool:
             extent.stores = [s for s in extent.stores if s[0] < at]
         return upper
 
-    def _choose(self) -> FreeRun:
-        """The run that the policy gives up first; empty blocks always go before cached ones."""
+    def _choose(self) -> tuple[FreeRun, int]:
+        """The run that the policy gives up first, and how many blocks before it is asked again.
+
+        Empty blocks always go before cached ones, and a cached block after the free ones that follow it.
+        """
         key = self.evict_key
         assert key is not None
         best: FreeRun | None = None
         best_key: object = None
+        best_floor = 0
         run = self._list.next
         while run is not self._list:
             if run.extent is None:
-                return run
+                return run, run.hi - run.lo
             value = key(run.owner)
             if best is None or value < best_key:  # type: ignore[operator]
-                best, best_key = run, value
+                floor = _leaf_floor(run.extent, run)
+                if floor < run.hi:
+                    best, best_key, best_floor = run, value, floor
             run = run.next
         assert best is not None
-        return best
+        return best, best.hi - best_floor
 
     def _add_empty(self, count: int) -> None:
         at = self._list.next if self._unhashed_first else self._list.prev
@@ -434,6 +442,24 @@ def _covering(extents: list[Extent], block: int) -> tuple[Extent | None, int]:
         if extent.seq < best.seq and block < extent.lo < end:
             end = extent.lo
     return best, end
+
+
+def _leaf_floor(extent: Extent, run: FreeRun) -> int:
+    """Down to which block a free run may be evicted before other free blocks must be looked at again.
+
+    A block goes after the free blocks that follow it; at ``run.hi`` nothing of the run may go now. The
+    top of another copy counts, too: from there on, the two compete.
+    """
+    floor = run.lo
+    for other in extent.segment.extents:
+        if other.held <= run.hi < other.hi:
+            return run.hi
+        if other is not extent and floor < other.hi <= run.hi and other.held < other.hi:
+            floor = min(other.hi, run.hi - 1)
+    for depth, children in extent.segment.branches.items():
+        if floor < depth <= run.hi and any(e.lo == e.held == depth for c in children.values() for e in c.extents):
+            floor = depth
+    return floor
 
 
 def _later_copy(extents: list[Extent], extent: Extent, lo: int, hi: int) -> bool:
