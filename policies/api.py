@@ -249,6 +249,14 @@ class ProgramView(Protocol):
     def nodes(self) -> Sequence[str]: ...
     def successors(self, node: str) -> Sequence[str]: ...
     def predecessors(self, node: str) -> Sequence[str]: ...
+    def tool(self, node: str) -> ToolView | None:
+        """The tool call at a node; None if the node is an LLM call."""
+        ...
+
+    def agent_type(self, node: str) -> str:
+        """Agent type of the LLM call at a node; empty if the node is a tool call."""
+        ...
+
     @property
     def finished(self) -> Sequence[str]:
         """Ids of the nodes that have ended, in order of their end."""
@@ -411,6 +419,14 @@ class View(Protocol):
     def reserved(self) -> Mapping[str, int]: ...
     def foresee_output(self, call: CallView) -> float | None:
         """Best knowledge of a call's output tokens at the policy's information level.
+
+        Raises:
+            InformationError: The level is NONE.
+        """
+        ...
+
+    def foresee_call(self, program: ProgramView, node: str) -> float | None:
+        """The same for the LLM call at a node, whether it has arrived or not.
 
         Raises:
             InformationError: The level is NONE.

@@ -15,6 +15,7 @@ from tokencake.policies.api import Info, InformationError
 from tokencake.policies.api import ProgramView as ProgramProtocol
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.config import PS
+from tokencake.traces.schema import LLMNode, ToolNode
 
 if TYPE_CHECKING:
     from tokencake.sim.blocks import BlockPool
@@ -85,6 +86,13 @@ class ProgramView:
 
     def predecessors(self, node: str) -> Sequence[str]:
         return self._run.nodes[node].after
+
+    def tool(self, node: str) -> ToolView | None:
+        return ToolView(self._run, node) if isinstance(self._run.nodes[node], ToolNode) else None
+
+    def agent_type(self, node: str) -> str:
+        found = self._run.nodes[node]
+        return found.agent_type if isinstance(found, LLMNode) else ""
 
     @property
     def finished(self) -> Sequence[str]:
@@ -364,6 +372,17 @@ class HostView:
             return None
         truth = found.output
         return self._foresee(f"output:{found.node.agent_type}", found.id, float(truth))
+
+    def foresee_call(self, program: ProgramProtocol, node: str) -> float | None:
+        run = self._host.driver.programs.get(program.id)
+        if run is None:
+            return None
+        call = run.nodes[node]
+        return self._foresee(
+            f"output:{call.agent_type}",  # type: ignore[union-attr]
+            f"{program.id}/{node}",
+            float(call.output_tokens),  # type: ignore[union-attr]
+        )
 
     def foresee_tool(self, program: ProgramProtocol, node: str) -> float | None:
         run = self._host.driver.programs.get(program.id)

@@ -1,0 +1,65 @@
+"""What the view tells of a declared graph and of the future, at each information level."""
+
+import pytest
+
+from tokencake.policies.api import Info, InformationError, Policy
+
+
+class Asks(Policy):
+    """Asks about every node when the first call arrives."""
+
+    def __init__(self, info):
+        self.info = info
+        self.graph = self.answers = None
+
+    def place(self, view, trigger, subject):
+        if self.graph is None:
+            program = subject.call.program
+            tools = {node: program.tool(node) for node in program.nodes}
+            self.graph = [(n, t.tool if t else None, program.agent_type(n)) for n, t in tools.items()]
+            try:
+                self.answers = [
+                    view.foresee_call(program, n) if t is None else view.foresee_tool(program, n)
+                    for n, t in tools.items()
+                ]
+                self.answers.append(view.foresee_output(subject.call))
+            except InformationError as error:
+                self.answers = str(error)
+        return ()
+
+
+@pytest.fixture
+def ask(play, program, turn):
+    def run(info):
+        policy = Asks(info)
+        play([program("p", *turn(16, output=2, tool_s=0.25))], policy)
+        return policy
+
+    return run
+
+
+def test_the_graph_is_declared(ask):
+    assert ask(Info.NONE).graph == [("first", None, "agent"), ("tool", "web", ""), ("second", None, "agent")]
+
+
+@pytest.mark.parametrize(
+    ("info", "answers"),
+    [
+        (Info.HISTORY, [None, None, None, None]),
+        (Info.CLASS_MEAN, [1.5, 0.25, 1.5, 1.5]),
+        (Info.ORACLE, [2.0, 0.25, 1.0, 2.0]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_the_future_is_told_as_the_level_allows(ask, info, answers):
+    assert ask(info).answers == answers
+
+
+def test_a_noisy_oracle_is_wrong_in_the_same_way_about_a_call_and_its_node(ask):
+    first, tool, second, again = ask(Info.NOISY_ORACLE).answers
+    assert first == again != 2.0
+    assert (tool, second) != (0.25, 1.0)
+
+
+def test_level_none_is_told_nothing(ask):
+    assert "hides output of p/first" in ask(Info.NONE).answers
