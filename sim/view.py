@@ -147,6 +147,8 @@ class CallView:
     def output_tokens(self) -> int:
         self._sync()
         call = self._call
+        if call.status is Status.FINISHED:
+            return call.output
         return call.produced if call.status is Status.RUNNING else call.known
 
     @property

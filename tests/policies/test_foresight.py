@@ -63,3 +63,16 @@ def test_a_noisy_oracle_is_wrong_in_the_same_way_about_a_call_and_its_node(ask):
 
 def test_level_none_is_told_nothing(ask):
     assert "hides output of p/first" in ask(Info.NONE).answers
+
+
+def test_a_finished_call_has_all_its_outputs(play, program, turn):
+    seen = []
+
+    class Looks(Policy):
+        def place(self, view, trigger, subject):
+            if trigger.name in ("STALL", "RETURN"):
+                seen.append((subject.call.id, subject.call.output_tokens))
+            return ()
+
+    play([program("p", *turn(16, output=3))], Looks())
+    assert seen == [("p/first", 3), ("p/first", 3), ("p/second", 1)]
