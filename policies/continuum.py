@@ -15,11 +15,10 @@ from tokencake.policies.api import (
     Keep,
     Policy,
     Trigger,
-    Unpin,
     View,
 )
 from tokencake.policies.durations import EVERY_TOOL, ToolHistory, foreseen
-from tokencake.policies.pins import Pins
+from tokencake.policies.returns import Pins
 
 SLACK_S = 1e-9
 """A pin outlives its time to live by this much, so that a tool that takes exactly as long finds it."""
@@ -123,17 +122,9 @@ class Continuum(Policy):
     def _relieve(self, view: View) -> Sequence[Action]:
         """Unpin the latest programs until the first waiting call has room."""
         waiting = self.order(view, view.waiting)
-        needed = -(-waiting[0].prompt_tokens // view.block_size) if waiting else 0
-        free = view.gpu.free
-        kept = [chain for chain in view.stalled if chain.call.id in self._pins]
-        actions: list[Action] = []
-        for chain in sorted(kept, key=lambda chain: _age(chain.call), reverse=True):
-            if free >= needed:
-                break
-            free += chain.pinned_blocks
-            self._pins.remove(chain.call.id)
-            actions.append(Unpin(chain.call.id))
-        return actions
+        kept = [self._pins[name] for name in self._pins]
+        latest_first = sorted(kept, key=lambda chain: _age(chain.call), reverse=True)
+        return self._pins.make_room(view, waiting[0], latest_first) if waiting else ()
 
     # -- the time to live -------------------------------------------------------------------------------
 

@@ -26,8 +26,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tokencake.policies.api import Policy
 from tokencake.policies.autellix import Autellix
+from tokencake.policies.concur import Concur
 from tokencake.policies.continuum import Continuum
+from tokencake.policies.infercept import InferCept
+from tokencake.policies.kvflow import KVFlow
 from tokencake.policies.random_legal import RandomLegal
+from tokencake.policies.thunderagent import ThunderAgent
 from tokencake.policies.vllm import Vllm
 from tokencake.policies.vllm_offload import VllmOffload
 from tokencake.policies.vllm_priority import VllmPriority
@@ -264,8 +268,12 @@ for _name, _policy in (
     ("vllm", Vllm),
     ("vllm-priority", VllmPriority),
     ("vllm-offload", VllmOffload),
+    ("infercept", InferCept),
     ("continuum", Continuum),
+    ("kvflow", KVFlow),
     ("autellix", Autellix),
+    ("thunderagent", ThunderAgent),
+    ("concur", Concur),
     ("random", RandomLegal),
 ):
     register(_name, _policy)

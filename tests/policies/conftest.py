@@ -87,6 +87,22 @@ def turn(call):
 
 
 @pytest.fixture
+def session():
+    """A conversation with a tool after every call but the last: session("p", turns=5, tool_s=0.1)."""
+
+    def make(name, *, turns=5, prompt=200, more=40, output=4, tool_s=0.1, at_s=0.0):
+        nodes = [LLMNode("c0", (), "agent", "agent", (Piece(name, prompt),), output)]
+        for i in range(1, turns):
+            last = f"c{i - 1}"
+            nodes.append(ToolNode(f"t{i}", (last,), "web", tool_s, tool_s))
+            prompt = (PromptOf(last), OutputOf(last), Piece(f"{name}/{i}", more))
+            nodes.append(LLMNode(f"c{i}", (f"t{i}",), "agent", "agent", prompt, output))
+        return Program(name, "app", at_s, tuple(nodes))
+
+    return make
+
+
+@pytest.fixture
 def row():
     """One row of a table by the node, call or program that it is about: row(table, "a" or "p/a") -> dict."""
 

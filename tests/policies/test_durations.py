@@ -4,7 +4,7 @@ import pytest
 
 from tokencake.policies.api import Event, EventKind, Keep
 from tokencake.policies.durations import EVERY_TOOL, ToolHistory
-from tokencake.policies.pins import Pins
+from tokencake.policies.returns import Pins
 from tokencake.policies.service import Service
 
 
