@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tokencake.policies import api
 from tokencake.policies.api import Event, EventKind, Trigger
 from tokencake.sim.calls import Status
-from tokencake.sim.clock import Alarm, Priority
+from tokencake.sim.clock import Priority
 from tokencake.sim.config import PS, to_ps
 from tokencake.sim.extents import Holding
 from tokencake.sim.link import Transfer
@@ -91,7 +91,7 @@ class Actions:
             return "no block of the chain is on the GPU"
         stall.until_ps = until
         if until is not None:
-            Alarm(host.env, until - host.now_ps, Priority.TIMER, host.notice, _nothing)
+            host.clock.at(until, Priority.TIMER, host.notice, _nothing)
         return ""
 
     def _claim(self, stall: Stall, holding: Holding, blocks: int | None) -> None:
@@ -264,7 +264,7 @@ class Actions:
         at = to_ps(action.at_s)
         if at <= host.now_ps:
             return "the time has passed"
-        Alarm(host.env, at - host.now_ps, Priority.TIMER, host.notice, lambda: self._placement.ask(Trigger.TIMER))
+        host.clock.at(at, Priority.TIMER, host.notice, lambda: self._placement.ask(Trigger.TIMER))
         return ""
 
     # -- transfers ------------------------------------------------------------------------------

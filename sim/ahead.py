@@ -44,7 +44,7 @@ class Ahead:
         host = self._host
         scheduler = host.scheduler
         inflight = scheduler.inflight
-        horizon = host.env.peek()
+        horizon = host.clock.next_ps()
         if host.copies and (scheduler.waiting or scheduler.loading):
             horizon = min(horizon, host.link.next_ps())
         while len(inflight) == self._depth:
@@ -58,7 +58,7 @@ class Ahead:
                 continue
             if scheduler.waiting or scheduler.loading or self._places or host.copies or self._changes:
                 return
-            host.planned_ps = now
+            host.clock.now_ps = now
             self._pop_quietly()
             host.step_number = scheduler.decodes.tick
             step = scheduler.schedule()

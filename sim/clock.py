@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
@@ -21,8 +22,42 @@ class Priority(IntEnum):
     STEP = 5
 
 
+class Clock:
+    """Time, and what happens when.
+
+    Between two events nothing but the engine's own steps can happen, so the engine may take those without
+    an event for each and set :attr:`now_ps` itself; it must stay before :meth:`next_ps`.
+
+    Attributes:
+        now_ps: Current time in picoseconds, from zero.
+        after_event: Called after every event, if set; for those who check a run.
+    """
+
+    __slots__ = ("_env", "after_event", "next_ps", "now_ps")
+
+    def __init__(self) -> None:
+        self._env = simpy.Environment(initial_time=0)
+        self.now_ps = 0
+        self.after_event: Callable[[], None] | None = None
+        self.next_ps: Callable[[], float] = self._env.peek
+        """When the next event happens; infinity if none is left."""
+
+    def at(self, at_ps: int, priority: Priority, call: Callable[..., None], *args: Any) -> Alarm:
+        """Call a function once, at a time that has not passed."""
+        return Alarm(self, self._env, at_ps, priority, call, args)
+
+    def run(self) -> None:
+        """Let everything happen."""
+        if self.after_event is None:
+            self._env.run()
+        else:
+            while self.next_ps() < math.inf:
+                self._env.step()
+                self.after_event()
+
+
 class Alarm(Event):
-    """Calls a function once, after a delay.
+    """Calls a function once, at a time.
 
     SimPy's ``Timeout`` with a chosen priority among simultaneous events, and without a process: one
     event a step is what makes a run of ten thousand calls take a second.
@@ -30,19 +65,22 @@ class Alarm(Event):
 
     def __init__(
         self,
+        clock: Clock,
         env: simpy.Environment,
-        delay: int,
+        at_ps: int,
         priority: Priority,
         call: Callable[..., None],
-        *args: Any,
+        args: tuple[Any, ...],
     ):
         self.env = env
         self.callbacks = [self._ring]
         self._value = None
         self._ok = True
+        self._clock = clock
+        self._at_ps = at_ps
         self._call: Callable[..., None] | None = call
         self._args = args
-        env.schedule(self, priority, delay)  # type: ignore[arg-type]
+        env.schedule(self, priority, at_ps - env.now)  # type: ignore[arg-type]
 
     def cancel(self) -> None:
         """Do nothing when the time comes."""
@@ -50,9 +88,5 @@ class Alarm(Event):
 
     def _ring(self, _event: Event) -> None:
         if self._call is not None:
+            self._clock.now_ps = self._at_ps
             self._call(*self._args)
-
-
-def environment() -> simpy.Environment:
-    """A clock that starts at integer zero."""
-    return simpy.Environment(initial_time=0)

@@ -20,7 +20,7 @@ from tokencake.sim.ahead import Ahead
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import ContentTree
-from tokencake.sim.clock import Alarm, Priority, environment
+from tokencake.sim.clock import Clock, Priority
 from tokencake.sim.config import PS, SimConfig, StuckError
 from tokencake.sim.cpu import CpuTier
 from tokencake.sim.cpu_blocks import BlockCpuTier
@@ -55,7 +55,7 @@ class Host:
         self.config = config
         self.policy = policy
         self.knowledge = knowledge
-        self.env = environment()
+        self.clock = Clock()
         self.tree = ContentTree(engine.block_size, keep=config.free_recompute)
         blocks = 1 << 40 if config.infinite_kv else engine.gpu_blocks
         kind: type[RunPool | BlockPool] = RunPool if engine.runs or config.infinite_kv else BlockPool
@@ -67,7 +67,7 @@ class Host:
         )
         tier: type[CpuTier | BlockCpuTier] = CpuTier if engine.runs else BlockCpuTier
         self.cpu: CpuTier | BlockCpuTier = tier(engine.cpu_blocks, self.tree)
-        self.link = Link(self.env, config.link, lambda: self.now_ps)
+        self.link = Link(self.clock, config.link)
         self.live: dict[str, Call] = {}
         self.metrics = Metrics(self)
         self.scheduler = Scheduler(config, policy, self.pool, self)
@@ -75,13 +75,12 @@ class Host:
         self.scheduler.view = self.view
         self.offloading = Offloading(self)
         self.placement = Placement(self)
-        self.driver = Driver(self.env, programs, config.workload, self)
+        self.driver = Driver(self.clock, programs, config.workload, self)
         self._depth = engine.pipeline
         self._ahead = None if self.scheduler.explicit else Ahead(self)
         self._inbox: list[Callable[[], None]] = []
         self._armed = False
         self.last_end_ps = 0
-        self.planned_ps = 0
         self.step_number = 0
         self.copies = engine.cpu_blocks > 0
         self._observes = overrides(policy, "observe")
@@ -96,13 +95,12 @@ class Host:
         """Plan a step at a coming time, unless one is about to be planned."""
         if not self._armed:
             self._armed = True
-            Alarm(self.env, at_ps - int(self.env.now), Priority.STEP, self._begin, at_ps)
+            self.clock.at(at_ps, Priority.STEP, self._play)
 
     @property
     def now_ps(self) -> int:
         """Current time in picoseconds; while steps are taken ahead, the time of the one planned."""
-        now = self.env.now
-        return self.planned_ps if self.planned_ps > now else int(now)
+        return self.clock.now_ps
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Play the whole trace.
@@ -115,9 +113,9 @@ class Host:
         """
         self.metrics.progress = progress
         self.driver.start()
-        self.env.run()
+        self.clock.run()
         while self.link.next_ps() < math.inf:  # stores that nobody waited for
-            self.planned_ps = int(self.link.next_ps())
+            self.clock.now_ps = int(self.link.next_ps())
             self.link.collect()
         self.placement.close()
         if self.driver.programs:
@@ -170,12 +168,35 @@ class Host:
         """Deliver a happening when the engine next plans a step: now if it is idle."""
         self._inbox.append(happening)
         if not self.scheduler.inflight and not self._armed:
-            self._armed = True
-            Alarm(self.env, 0, Priority.STEP, self._begin, self.now_ps)
+            self.plan_at(self.clock.now_ps)
 
-    def _end(self) -> None:
-        """The oldest step in flight ends (``update_from_output``)."""
-        self._armed = True  # what happens now is delivered below
+    def _play(self) -> None:
+        """Plan steps and end them, as long as no other event comes between."""
+        clock = self.clock
+        inflight = self.scheduler.inflight
+        while True:
+            self._plan(clock.now_ps)
+            if not inflight:
+                if self._inbox:
+                    self.plan_again()
+                elif not self._armed and (self.scheduler.waiting or self.scheduler.loading):
+                    self._wait_or_relieve()
+                return
+            end = inflight[0].end_ps
+            if self._ahead is None or end >= clock.next_ps():
+                clock.at(end, Priority.STEP_END, self._ended)
+                return
+            clock.now_ps = end
+            if not self._end_step():
+                return
+
+    def _ended(self) -> None:
+        if self._end_step():
+            self._play()
+
+    def _end_step(self) -> bool:
+        """The oldest step in flight ends (``update_from_output``); whether the next one is planned at once."""
+        self._armed = True  # what happens now is delivered when the next step is planned
         step = self.scheduler.inflight.popleft()
         now = step.end_ps
         for call in step.firsts:
@@ -192,13 +213,13 @@ class Host:
                 self._finish(call, now)
         if self.copies:
             self.offloading.step_ended(step)
-        if self.env.peek() > now:
-            self._begin(now)
-        else:
-            Alarm(self.env, 0, Priority.STEP, self._begin, now)
+        if self.clock.next_ps() > now:
+            return True
+        self.clock.at(now, Priority.STEP, self._play)
+        return False
 
-    def _begin(self, now: int) -> None:
-        """Deliver what happened, then plan steps until the pipeline is full."""
+    def _plan(self, now: int) -> None:
+        """Deliver what happened, then plan steps until the pipeline is full, and those that are certain."""
         self._armed = True  # what a decision makes happen is delivered before the next step
         scheduler = self.scheduler
         self.step_number = scheduler.decodes.tick
@@ -231,12 +252,6 @@ class Host:
         self._armed = False
         if inflight and self._ahead is not None:
             self._ahead.run()
-        if inflight:
-            Alarm(self.env, inflight[0].end_ps - int(self.env.now), Priority.STEP_END, self._end)
-        elif self._inbox:
-            self.plan_again()
-        elif not self._armed and (scheduler.waiting or scheduler.loading):
-            self._wait_or_relieve()
 
     def _wait_or_relieve(self) -> None:
         """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up."""

@@ -16,9 +16,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
 
-import simpy
-
-from tokencake.sim.clock import Alarm, Priority
+from tokencake.sim.clock import Alarm, Clock, Priority
 
 if TYPE_CHECKING:
     from tokencake.sim.config import LinkConfig
@@ -121,14 +119,12 @@ class Link:
     """Both directions of the link of one engine.
 
     Args:
-        env: Clock.
+        clock: Time of the engine.
         config: Bandwidths and fixed costs.
-        now: Time of the engine, which may be planning ahead of the clock.
     """
 
-    def __init__(self, env: simpy.Environment, config: LinkConfig, now: Callable[[], int]):
-        self._env = env
-        self._now = now
+    def __init__(self, clock: Clock, config: LinkConfig):
+        self._clock = clock
         self._free = config.free
         self._per_run_ps = round(config.per_run_us * 1_000_000)
         self._ways = {"d2h": _Direction(config.d2h_gb_s), "h2d": _Direction(config.h2d_gb_s)}
@@ -144,7 +140,7 @@ class Link:
     def start(self, transfer: Transfer) -> None:
         """Put a transfer on the link; ``transfer.done`` is called when it has finished."""
         way = self._ways[transfer.direction]
-        now = self._now()
+        now = self._clock.now_ps
         self._settle(way, now)
         way.advance(now)
         transfer.start_ps = now
@@ -161,7 +157,7 @@ class Link:
         """Report the transfers that have ended by now."""
         for way in self._ways.values():
             if way.transfers:
-                self._settle(way, self._now())
+                self._settle(way, self._clock.now_ps)
 
     def next_ps(self) -> float:
         """When the next transfer ends, in picoseconds; infinity if nothing moves."""
@@ -171,13 +167,13 @@ class Link:
     def cancel(self, transfer: Transfer) -> None:
         """Take a moving transfer off the link; its bytes so far are not counted as moved."""
         way = self._ways[transfer.direction]
-        self._settle(way, self._now())
-        way.advance(self._now())
+        self._settle(way, self._clock.now_ps)
+        way.advance(self._clock.now_ps)
         way.transfers = [t for t in way.transfers if t[2] is not transfer]
         heapq.heapify(way.transfers)
         way.urgent -= transfer.urgent
         transfer.state = "cancelled"
-        transfer.finish_ps = self._now()
+        transfer.finish_ps = self._clock.now_ps
         self._rearm(way)
 
     def eta_ps(self, transfer: Transfer) -> int:
@@ -204,8 +200,8 @@ class Link:
     def busy_ps(self, direction: str) -> int:
         """Time in which a direction had a transfer, in picoseconds."""
         way = self._ways[direction]
-        self._settle(way, self._now())
-        way.advance(self._now())
+        self._settle(way, self._clock.now_ps)
+        way.advance(self._clock.now_ps)
         return way.busy_ps
 
     @property
@@ -219,12 +215,11 @@ class Link:
             way.alarm = None
         end = way.next_ps()
         if way.urgent and end is not None:
-            delay = max(0, end - int(self._env.now))
-            way.alarm = Alarm(self._env, delay, Priority.TRANSFER, self._ring, way)
+            way.alarm = self._clock.at(end, Priority.TRANSFER, self._ring, way)
 
     def _ring(self, way: _Direction) -> None:
         way.alarm = None
-        self._settle(way, self._now())
+        self._settle(way, self._clock.now_ps)
 
     def _settle(self, way: _Direction, now: int) -> None:
         """End, one after the other, the transfers of a direction that are over by ``now``."""

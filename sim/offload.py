@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tokencake.policies.api import overrides
 from tokencake.sim.calls import Call, Status
-from tokencake.sim.clock import Alarm, Priority
+from tokencake.sim.clock import Priority
 from tokencake.sim.cpu import Parts
 from tokencake.sim.link import Transfer
 
@@ -108,7 +108,7 @@ class Offloading:
         if self._loads:
             host = self._host
             for transfer in self._loads:
-                Alarm(host.env, start_ps - int(host.env.now), Priority.TRANSFER, host.link.start, transfer)
+                host.clock.at(start_ps, Priority.TRANSFER, host.link.start, transfer)
             self._loads.clear()
         return start_ps
 

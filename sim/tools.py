@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-import simpy
-
 from tokencake.sim.calls import Call, ProgramRun
-from tokencake.sim.clock import Alarm, Priority
+from tokencake.sim.clock import Clock, Priority
 from tokencake.sim.config import PS, ConfigError, to_ps
 from tokencake.traces.schema import LLMNode, Node, Program, ToolNode
 
@@ -42,7 +40,7 @@ class Driver:
     """Replays programs against an engine.
 
     Args:
-        env: Clock.
+        clock: Time.
         programs: Programs in order of arrival; read lazily.
         workload: How they are replayed.
         engine: Told about every arrival and tool.
@@ -54,14 +52,14 @@ class Driver:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         programs: Iterator[Program],
         workload: WorkloadConfig,
         engine: Engine,
     ):
         self.programs: dict[str, ProgramRun] = {}
         self.started = self.done = self._coming = 0
-        self._env = env
+        self._clock = clock
         self._source = programs
         self._engine = engine
         self._timed = workload.calls == "timed"
@@ -104,7 +102,7 @@ class Driver:
         program = next(self._source, None)
         if program is None:
             return
-        now = int(self._env.now)
+        now = self._clock.now_ps
         at = now if self._places else to_ps(program.arrival_s)
         if at < now:
             raise ConfigError(
@@ -112,10 +110,10 @@ class Driver:
                 f" {program.arrival_s} s, after a program of {now / PS} s"
             )
         self._coming += 1
-        Alarm(self._env, at - now, Priority.ARRIVAL, self._arrive, program)
+        self._clock.at(at, Priority.ARRIVAL, self._arrive, program)
 
     def _arrive(self, program: Program) -> None:
-        run = ProgramRun(program, int(self._env.now))
+        run = ProgramRun(program, self._clock.now_ps)
         self.programs[program.program] = run
         self._coming -= 1
         self.started += 1
@@ -127,7 +125,7 @@ class Driver:
             self._next_arrival()
 
     def _ready(self, run: ProgramRun, node: Node, *, first: bool = False) -> None:
-        now = int(self._env.now)
+        now = self._clock.now_ps
         run.active += 1
         at = now + to_ps(node.delay_s) if node.delay_s else now
         if isinstance(node, LLMNode):
@@ -138,14 +136,14 @@ class Driver:
             if first and at == now:
                 self._call(run, node)
             else:
-                Alarm(self._env, at - now, Priority.ARRIVAL, self._call, run, node)
+                self._clock.at(at, Priority.ARRIVAL, self._call, run, node)
             return
         if self._timed and node.at_s is not None:
             at = max(at, to_ps(node.at_s))
         if at == now:
             self._tool(run, node)
         else:
-            Alarm(self._env, at - now, Priority.TOOL, self._tool, run, node)
+            self._clock.at(at, Priority.TOOL, self._tool, run, node)
 
     def _call(self, run: ProgramRun, node: LLMNode) -> None:
         if run.sums.refused:
@@ -153,7 +151,7 @@ class Driver:
             return
         self._calls += 1
         call = Call(run, node, self._calls, run.prompt_tokens(node))
-        call.arrival_ps = int(self._env.now)
+        call.arrival_ps = self._clock.now_ps
         run.calls[node.id] = call
         self._engine.call_arrived(call)
 
@@ -161,13 +159,13 @@ class Driver:
         if run.sums.refused:
             self.ended(run)
             return
-        run.tool_started_ps[node.id] = int(self._env.now)
+        now = run.tool_started_ps[node.id] = self._clock.now_ps
         self._engine.tool_started(run, node)
-        Alarm(self._env, to_ps(node.duration_s), Priority.TOOL, self._tool_ended, run, node)
+        self._clock.at(now + to_ps(node.duration_s), Priority.TOOL, self._tool_ended, run, node)
 
     def _tool_ended(self, run: ProgramRun, node: ToolNode) -> None:
         run.sums.tools += 1
-        run.sums.tool_ps += int(self._env.now) - run.tool_started_ps[node.id]
+        run.sums.tool_ps += self._clock.now_ps - run.tool_started_ps[node.id]
         self._engine.tool_finished(run, node)
         self.ended(run, node)
 

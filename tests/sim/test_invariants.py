@@ -20,14 +20,8 @@ from tokencake.traces.schema import LLMNode, Piece, Program
 def played(programs, config, policy, *, check_events):
     """A host that has played a trace, optionally verified after every event of its clock."""
     host = Host(config, policy, iter(programs), Knowledge())
-    step = host.env.step
-
-    def checked():
-        step()
-        verify(host)
-
     if check_events:
-        host.env.step = checked
+        host.clock.after_event = lambda: verify(host)
     host.run()
     return host
 
@@ -163,18 +157,18 @@ def test_10_a_schedule_worked_by_hand():
 
 def test_11_fair_sharing_worked_by_hand():
     """Two stores of 16,000 bytes at 1 MB/s, the second half way through the first: 24 and 32 ms."""
-    from tokencake.sim.clock import Alarm, Priority, environment
+    from tokencake.sim.clock import Clock, Priority
     from tokencake.sim.link import Link, Transfer
 
-    env = environment()
-    link = Link(env, LinkConfig(d2h_gb_s=0.001, h2d_gb_s=0.001), lambda: int(env.now))
+    clock = Clock()
+    link = Link(clock, LinkConfig(d2h_gb_s=0.001, h2d_gb_s=0.001))
     ends = []
     transfers = [
         Transfer("d2h", 16_000, 1, "offload", i, lambda t: ends.append((t.subject, t.finish_ps / PS))) for i in range(2)
     ]
-    Alarm(env, 0, Priority.TRANSFER, link.start, transfers[0])
-    Alarm(env, 8 * 10**9, Priority.TRANSFER, link.start, transfers[1])
-    env.run()
+    clock.at(0, Priority.TRANSFER, link.start, transfers[0])
+    clock.at(8 * 10**9, Priority.TRANSFER, link.start, transfers[1])
+    clock.run()
     assert ends == [(0, 0.024), (1, 0.032)]
 
 
