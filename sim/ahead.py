@@ -32,6 +32,8 @@ class Ahead:
         self._depth = host.config.engine.pipeline
         self._places = overrides(host.policy, "place")
         self._changes = overrides(host.policy, "next_change")
+        self._asks = self._places or self._changes
+        self._step_ps = host.config.latency.step_ps
         self._judges_waiting = overrides(host.policy, "order") or overrides(host.policy, "admit")
 
     def run(self) -> None:
@@ -56,7 +58,7 @@ class Ahead:
                 if not self._jump(horizon):
                     return
                 continue
-            if scheduler.waiting or scheduler.loading or self._places or host.copies or self._changes:
+            if self._asks or scheduler.waiting or scheduler.loading or host.copies:
                 return
             host.clock.now_ps = now
             self._pop_quietly()
@@ -68,7 +70,10 @@ class Ahead:
                 else:  # the calls that ran were preempted; plan again at that time
                     host.plan_at(now)
                 return
-            step.end_ps = host.last_end_ps = max(now, host.last_end_ps) + scheduler.duration_ps(step)
+            last = host.last_end_ps
+            step.end_ps = host.last_end_ps = (now if now > last else last) + self._step_ps(
+                step.prefill, step.decodes, step.context
+            )
             inflight.append(step)
             host.metrics.steps += 1
             host.metrics.sample(now)
@@ -85,7 +90,7 @@ class Ahead:
         scheduler = host.scheduler
         decodes = scheduler.decodes
         inflight = scheduler.inflight
-        if not decodes.size or decodes.size > scheduler.limits()[0]:
+        if not decodes.size or decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
             return 0
         if self._places and host.eventful:
             return 0  # the policy is asked in the next step
@@ -94,19 +99,18 @@ class Ahead:
                 return 0
         if host.copies and host.offloading.exposed:
             return 0
-        if not self._waiting_is_stuck():
+        if (scheduler.waiting or scheduler.loading) and not self._waiting_is_stuck():
             return 0
-        limit = decodes.next_end() - decodes.tick
+        limit = decodes.next_end - decodes.tick
         if self._changes:
             limit, horizon = self._until_change(limit, horizon)
         total = 0
         while limit > total:
-            within = decodes.steps_within(host.pool.free, limit - total)
-            taken = self._jump_cell(within, horizon)
+            taken = self._jump_cell(limit - total, horizon)
             total += taken
             if not taken or inflight[0].end_ps >= horizon:
                 break
-        if decodes.next_end() == decodes.tick:
+        if decodes.next_end == decodes.tick:
             inflight[-1].finishers = decodes.pop_ended()
         host.step_number = decodes.tick - 1
         return total
@@ -117,33 +121,42 @@ class Ahead:
         scheduler = host.scheduler
         decodes = scheduler.decodes
         inflight = scheduler.inflight
+        latency = host.config.latency
         batch, context = decodes.size, decodes.context()
-        start, slope, end = host.config.latency.decode_cell(batch, context)
-        steps = min(limit, (end - 1 - context) // batch + 1)
+        start, slope, end = latency.decode_cell(batch, context)
+        steps = (end - 1 - context) // batch + 1
+        if steps > limit:
+            steps = limit
         first, last = inflight[0].end_ps, inflight[-1].end_ps
         rise = slope * batch
         lag = self._depth - 1
         # Step j of the jump (1, 2, ...) is planned when step j - lag - 1 of it ends, so it is
         # planned before `horizon` if the jump's first j - lag - 1 steps end before that.
-        if horizon != math.inf:
-            steps = min(steps, _steps_before(int(horizon) - last, start, rise) + 1 + lag)
+        before = steps - lag - 1
+        if before >= 0 and last + before * start + rise * (before * (before - 1) // 2) >= horizon:
+            steps = _steps_before(int(horizon) - last, start, rise) + 1 + lag
         if steps <= 0 or first >= horizon:
             return 0
-        blocks, moment = 0, 0
-        for offset, needing in decodes.needs(steps):
-            j = offset - lag
-            planned = first if j < 0 else last + j * start + rise * (j * (j - 1) // 2)
-            moment += needing * planned
-            blocks += needing
+        blocks, by_step, by_pair = decodes.needs(steps, lag)
+        if blocks > host.pool.free:
+            steps = decodes.steps_within(host.pool.free, steps)
+            if not steps:
+                return 0
+            blocks, by_step, by_pair = decodes.needs(steps, lag)
         if blocks:
+            # What is needed by step j <= 0 is taken when the oldest step in flight ends.
+            early = sum(decodes.window(min(lag, steps)))
+            moment = early * first + (blocks - early) * last + by_step * start + by_pair * rise
             host.pool.take(scheduler.spare, blocks)
             host.metrics.used_rises(blocks, moment)
-        host.config.latency.note_jump(steps, batch, context)
+        latency.note_jump(steps, batch, context)
         host.metrics.steps += steps
-        decodes.advance(steps, lag)
+        tick = decodes.tick
+        decodes.tick = tick + steps
+        decodes.lag = lag
         for j in range(steps - lag if steps > lag else 1, steps + 1):
             self._pop_quietly()
-            step = Step(decodes.tick - 1 - steps + j)
+            step = Step(tick - 1 + j)
             step.end_ps = last + j * start + rise * (j * (j - 1) // 2)
             inflight.append(step)
         host.last_end_ps = step.end_ps
@@ -156,8 +169,6 @@ class Ahead:
         computed some of its very content.
         """
         scheduler = self._host.scheduler
-        if not scheduler.waiting and not scheduler.loading:
-            return True
         last = scheduler.inflight[-1]
         if last.tokens > last.decodes or last.preempted:
             return False  # it was budget, or a preemption, that kept the waiting calls out
@@ -189,12 +200,11 @@ def _steps_before(room: int, start: int, rise: int) -> int:
     """
     if room <= 0:
         return -1
-    if rise:
-        middle = 2 * start - rise
-        n = (math.isqrt(middle * middle + 8 * rise * room) - middle) // (2 * rise)
-    else:
-        n = room // start
-    while n * start + rise * (n * (n - 1) // 2) >= room:
+    n = room // start if start else 0
+    if rise:  # a float is close, the loops below make it exact
+        middle = start - rise / 2
+        n = int((math.sqrt(middle * middle + 2.0 * rise * room) - middle) / rise)
+    while n > 0 and n * start + rise * (n * (n - 1) // 2) >= room:
         n -= 1
     while (n + 1) * start + rise * ((n + 1) * n // 2) < room:
         n += 1

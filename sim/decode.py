@@ -10,6 +10,9 @@ something else needs to look at it.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
+from itertools import accumulate, count, islice
+from operator import mul
 from typing import TYPE_CHECKING
 
 from tokencake.sim.extents import Holding
@@ -21,6 +24,17 @@ if TYPE_CHECKING:
     from tokencake.sim.kv import RunPool
 
 
+NEVER = 1 << 62
+
+
+def _pairs() -> Iterator[int]:
+    """``j * (j - 1) / 2`` for ``j`` = 0, 1, 2, ..."""
+    yield 0
+    yield from accumulate(count())
+
+
+_PAIRS = tuple(islice(_pairs(), 64))
+
 class DecodeSet:
     """Calls that compute one output token in every step.
 
@@ -30,34 +44,27 @@ class DecodeSet:
         boundary: ``boundary[t % block_size]`` calls need a new block in step ``t``.
         lag: Steps in flight when the last one was scheduled (vLLM async scheduling: 1): outputs
             that had not returned yet, whose block could not be hashed.
+        next_end: Step after which the first call has computed its last output; a huge number if none.
     """
 
-    def __init__(self, pool: RunPool | BlockPool, block_size: int, spare: Holding):
+    def __init__(self, pool: RunPool | BlockPool, block_size: int, spare: Holding, *, hashes: bool = True):
         self.size = 0
         self.tick = 0
         self.lag = 0
         self.boundary = [0] * block_size
         self._block_size = block_size
+        self._hashes = hashes
         self._pool = pool
         self._spare = spare
         self._base = 0
         self._ends: list[tuple[int, int, int, Call]] = []
         self._joins = 0
         self.last_order = -1
+        self.next_end = NEVER
 
     def context(self) -> int:
         """KV tokens attended in the next step, summed over the calls."""
         return self._base + self.size * self.tick
-
-    def advance(self, steps: int, lag: int) -> None:
-        """Let every call compute one token in each of ``steps`` steps.
-
-        Args:
-            steps: Steps scheduled.
-            lag: Steps in flight when the last of them was scheduled.
-        """
-        self.tick += steps
-        self.lag = lag
 
     def join(self, call: Call) -> None:
         """Add a call whose next token is computed in step ``tick``."""
@@ -72,7 +79,10 @@ class DecodeSet:
             self.last_order = call.run_order
         self._joins += 1
         heapq.heappush(self._ends, (call.finish_tick, call.run_order, self._joins, call))
-        self.watch(call)
+        if call.finish_tick < self.next_end:
+            self.next_end = call.finish_tick
+        if self._hashes:
+            self.watch(call)
 
     def leave(self, call: Call) -> None:
         """Bring a call up to date and take it out."""
@@ -86,6 +96,8 @@ class DecodeSet:
         call.decoding = False
         if not self.size:
             self.last_order = -1
+        if call.finish_tick == self.next_end:
+            self._find_next_end()
         segment = call.holding.growing
         if segment is not None:
             segment.growers.remove(call)
@@ -106,8 +118,10 @@ class DecodeSet:
         missing = -(-call.computed // self._block_size) - holding.blocks
         if missing > 0:  # less: preempted after this very plan gave it a block
             self._pool.move(self._spare, holding, missing)
+        if not steps or not self._hashes:
+            return
         hashed = (call.prompt + call.produced - 1 - late) // self._block_size
-        if hashed > holding.hashed and steps:
+        if hashed > holding.hashed:
             for segment, lo, hi in holding.chain.spans:
                 if lo < hashed and hi > holding.hashed and len(segment.growers) > 1:
                     self._sync_ahead(call, segment.growers)
@@ -124,7 +138,7 @@ class DecodeSet:
     def _position(self, call: Call) -> int:
         return call.computed + self.tick - call.joined_tick
 
-    def sync_growers(self, chain: Chain, before: int = 1 << 62) -> None:
+    def sync_growers(self, chain: Chain, before: int = NEVER) -> None:
         """Bring up to date every call that is about to hash a block of a chain.
 
         Args:
@@ -162,36 +176,38 @@ class DecodeSet:
             segment.growers.append(call)
         holding.growing = segment
 
-    def next_end(self) -> int:
-        """Step after which the first call has computed its last output; a huge number if none."""
+    def _find_next_end(self) -> None:
         ends = self._ends
         while ends and not (ends[0][3].decoding and ends[0][3].finish_tick == ends[0][0]):
             heapq.heappop(ends)
-        return ends[0][0] if ends else 1 << 62
+        self.next_end = ends[0][0] if ends else NEVER
 
     def pop_ended(self) -> list[Call]:
         """Take out the calls whose last output was computed in the step before ``tick``."""
         ended: list[Call] = []
-        while self.next_end() == self.tick:
+        while self.next_end == self.tick:
             call = heapq.heappop(self._ends)[3]
             self.leave(call)
             ended.append(call)
         return ended
 
-    def needs(self, steps: int) -> list[tuple[int, int]]:
-        """``(step, new blocks)`` for those of the next ``steps`` steps that take new blocks.
+    def window(self, steps: int) -> list[int]:
+        """New blocks of each of the next ``steps`` steps."""
+        size = self._block_size
+        at = self.tick % size
+        repeats = -(-(at + steps) // size)
+        return (self.boundary * repeats)[at : at + steps] if repeats > 1 else self.boundary[at : at + steps]
 
-        Steps count from 0; their order is not defined.
+    def needs(self, steps: int, lag: int) -> tuple[int, int, int]:
+        """Blocks ``b`` that the next ``steps`` steps take, in sums that give the integral of memory.
+
+        Returns:
+            The sums of ``b``, ``b * j`` and ``b * j * (j - 1) / 2`` over the steps, where ``j`` counts
+            them from ``-lag``; terms with ``j < 0`` are left out of the latter two.
         """
-        size, tick, boundary = self._block_size, self.tick, self.boundary
-        if steps <= size:
-            return [(i, boundary[(tick + i) % size]) for i in range(steps) if boundary[(tick + i) % size]]
-        return [
-            (step, boundary[(tick + i) % size])
-            for i in range(size)
-            if boundary[(tick + i) % size]
-            for step in range(i, steps, size)
-        ]
+        window = self.window(steps)
+        late = window[lag:] if lag else window
+        return sum(window), sum(map(mul, late, count())), sum(map(mul, late, _PAIRS if steps < 64 else _pairs()))
 
     def steps_within(self, blocks: int, limit: int) -> int:
         """Most steps (up to ``limit``) that take at most ``blocks`` new blocks."""

@@ -77,6 +77,7 @@ class Host:
         self.placement = Placement(self)
         self.driver = Driver(self.clock, programs, config.workload, self)
         self._depth = engine.pipeline
+        self._step_ps = config.latency.step_ps
         self._ahead = None if self.scheduler.explicit else Ahead(self)
         self._inbox: list[Callable[[], None]] = []
         self._armed = False
@@ -245,7 +246,7 @@ class Host:
                 if scheduler.just_preempted and not inflight:
                     continue  # vLLM schedules again at once
                 break
-            step.end_ps = self.last_end_ps = start + scheduler.duration_ps(step)
+            step.end_ps = self.last_end_ps = start + self._step_ps(step.prefill, step.decodes, step.context)
             inflight.append(step)
             self.metrics.steps += 1
         self.metrics.sample(now)

@@ -39,6 +39,7 @@ class Scheduler:
             ``kv_holding_waiting``).
         running: Calls in scheduling order.
         inflight: Steps scheduled but not ended.
+        fixed_limits: Token budget and chunk cap, if they are the same in every step.
         just_preempted: The last plan preempted a call; it admitted none, but the next one may.
     """
 
@@ -58,13 +59,12 @@ class Scheduler:
         self.prefilling: list[Call] = []
         self.inflight: deque[Step] = deque()
         self.spare = Holding(None)  # type: ignore[arg-type]  # blocks of decoding calls, not synced
-        self.decodes = DecodeSet(pool, engine.block_size, self.spare)
+        self.decodes = DecodeSet(pool, engine.block_size, self.spare, hashes=engine.prefix_caching)
         self.preemptions = 0
         self.just_preempted = False
         self.view: HostView = None  # type: ignore[assignment]  # set by the host
         self._config = engine
         self._policy = policy
-        self._latency = config.latency
         self._free_recompute = config.free_recompute
         self._watcher = watcher
         self._caching = engine.prefix_caching
@@ -72,6 +72,9 @@ class Scheduler:
         self._preempted: list[Call] = []
         self._admission = Admission(self, engine, policy, watcher)
         self._budgets = overrides(policy, "budget")
+        self.fixed_limits: tuple[int, int] | None = None
+        if not self._budgets and not engine.long_prefill_token_threshold:
+            self.fixed_limits = engine.max_num_batched_tokens, 0
         self._victims = overrides(policy, "victim")
         stores = policy.store_when if overrides(policy, "store") and engine.cpu_blocks else ()
         self._stores_prompts = "prompt" in stores
@@ -86,7 +89,7 @@ class Scheduler:
 
     def schedule(self) -> Step | None:
         """Plan the next step; None if there is nothing to compute."""
-        budget, cap = self.limits()
+        budget, cap = self.fixed_limits or self.limits()
         decodes = self.decodes
         step = Step(decodes.tick)
         if self.explicit or not self._run_fast(step, budget, cap):
@@ -96,11 +99,11 @@ class Scheduler:
             step.preempted = True
             self._preempted.clear()
         self.just_preempted = step.preempted
-        if not step.preempted and (self.waiting or self.loading):
+        if (self.waiting or self.loading) and not step.preempted and budget > step.tokens:
             self._admission.admit(step, budget - step.tokens, cap)
         if not step.tokens:
             return None
-        if decodes.next_end() == decodes.tick:
+        if decodes.next_end == decodes.tick:
             ended = decodes.pop_ended()
             step.finishers = ended if not step.finishers else _in_order(step.finishers + ended)
         return step
@@ -109,10 +112,6 @@ class Scheduler:
     def short(self) -> bool:
         """Whether memory, or a reservation, kept a call out of the last plan."""
         return self._admission.short
-
-    def duration_ps(self, step: Step) -> int:
-        """Time of the step's forward pass and overhead, in picoseconds."""
-        return self._latency.step_ps(step.prefill, step.decodes, step.context)
 
     def preempt(self, call: Call) -> None:
         """Take a running call's memory; it waits at the head and recomputes (``_preempt_request``)."""
@@ -177,7 +176,7 @@ class Scheduler:
         batch = decodes.size
         if batch > budget:
             return False
-        blocks = decodes.boundary[decodes.tick % size]
+        taken = blocks = decodes.boundary[decodes.tick % size]
         left = budget - batch
         chunks: list[tuple[Call, int]] = []
         if self.prefilling:
@@ -201,15 +200,17 @@ class Scheduler:
         if batch:
             step.decodes = batch
             step.context = decodes.context()
-            taken = decodes.boundary[decodes.tick % size]
+            step.tokens = batch
             if taken:
                 pool.take(self.spare, taken)
-        for call, _ in chunks:
-            decodes.sync_growers(call.holding.chain)
-        decodes.advance(1, len(self.inflight))
-        step.tokens = batch
+        if chunks and self._caching:
+            for call, _ in chunks:
+                decodes.sync_growers(call.holding.chain)
+        decodes.tick += 1
+        decodes.lag = len(self.inflight)
         for call, tokens in chunks:
-            decodes.sync_growers(call.holding.chain, before=call.run_order)
+            if self._caching:
+                decodes.sync_growers(call.holding.chain, before=call.run_order)
             self._chunk(step, call, tokens)
         return True
 
@@ -261,7 +262,8 @@ class Scheduler:
         step.decodes = decodes.size
         step.context = decodes.context()
         step.tokens = decodes.size
-        decodes.advance(1, len(self.inflight))
+        decodes.tick += 1
+        decodes.lag = len(self.inflight)
         for call in skipped:
             decodes.join(call)
         for call, tokens in scheduled.items():
