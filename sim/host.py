@@ -137,10 +137,12 @@ class Host:
         self.metrics.program(run)
         self.placement.program_ended(run)
         for call in run.calls.values():
-            self.live.pop(call.id, None)
+            if call.view is not None:
+                self.live.pop(call.id, None)
         if self._observes:
             at = self.now_ps
             self.notice(lambda: self._tell(EventKind.PROGRAM_FINISHED, at, run))
+        run.let_go()
 
     def call_arrived(self, call: Call) -> None:
         engine = self.config.engine

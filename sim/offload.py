@@ -235,6 +235,7 @@ class Offloading:
         host.cpu.end_store(job.parts)
         host.pool.unwatch(job)
         job.call.stores -= 1
+        transfer.subject = None  # it is known to its job
         jobs = self._moving[job.call]
         jobs.remove(job)
         if not jobs:
