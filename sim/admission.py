@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tokencake.policies.api import CallView, Need, Policy, Verdict, overrides
 from tokencake.sim.calls import Call, Status
-from tokencake.sim.extents import Match
+from tokencake.sim.extents import NO_MATCH, Match
 
 if TYPE_CHECKING:
     from tokencake.sim.config import EngineConfig
@@ -60,6 +60,7 @@ class Admission:
             budget -= tokens
             self._queues.start(step, call, tokens)
         later: list[Call] = []
+        waiting = self._queues.waiting
         for call in self._candidates():
             if budget <= 0 or len(self._queues.running) >= self._config.max_num_seqs:
                 return
@@ -67,6 +68,8 @@ class Admission:
             if used is None:
                 return
             budget -= used
+            if not waiting:
+                return
         for call in later:
             if budget <= 0 or len(self._queues.running) >= self._config.max_num_seqs:
                 return
@@ -113,12 +116,14 @@ class Admission:
         if self._queues.inflight and call.last_step >= self._queues.inflight[0].number:
             return 0  # an output from before its preemption is still in flight
         size = self._queues.block_size
-        chain = call.holding.chain
-        limit = (call.tokens - 1) // size
-        self._queues.decodes.sync_growers(chain)
-        match = self._queues.pool.match(chain, limit)
+        if self._config.prefix_caching:
+            chain = call.holding.chain
+            self._queues.decodes.sync_growers(chain)
+            match = self._queues.pool.match(chain, (call.tokens - 1) // size)
+        else:
+            match = NO_MATCH
         hit = match.blocks
-        found = self._watcher.find_cpu(call, hit) if self._queues.view.cpu_capacity else 0
+        found = self._watcher.find_cpu(call, hit) if self._config.cpu_blocks else 0
         if found is None:
             return 0
         total = -(-call.tokens // size)

@@ -46,6 +46,8 @@ class Ahead:
         host = self._host
         scheduler = host.scheduler
         inflight = scheduler.inflight
+        if scheduler.prefilling and (self._asks or scheduler.waiting or scheduler.loading or host.copies):
+            return
         horizon = host.clock.next_ps()
         if host.copies and (scheduler.waiting or scheduler.loading):
             horizon = min(horizon, host.link.next_ps())
@@ -58,7 +60,7 @@ class Ahead:
                 if not self._jump(horizon):
                     return
                 continue
-            if self._asks or scheduler.waiting or scheduler.loading or host.copies:
+            if scheduler.waiting:  # a call that was preempted
                 return
             host.clock.now_ps = now
             self._pop_quietly()

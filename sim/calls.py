@@ -161,7 +161,6 @@ class Call:
         "arrival_ps",
         "chain",
         "computed",
-        "computed_total",
         "cpu_hit_tokens",
         "decoding",
         "finish_tick",
@@ -205,7 +204,7 @@ class Call:
         self.joined_tick = self.finish_tick = 0
         self.run_order = 0
         self.last_step = -1
-        self.preemptions = self.recomputed = self.reached = self.computed_total = 0
+        self.preemptions = self.recomputed = self.reached = 0
         self.gpu_hit_tokens = self.cpu_hit_tokens = 0
         self.stored = 0
         self.stores = 0

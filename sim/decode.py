@@ -111,7 +111,6 @@ class DecodeSet:
         if steps:
             call.computed += steps
             call.produced += steps
-            call.computed_total += steps
             call.joined_tick = self.tick
             call.last_step = self.tick - 1
         holding = call.holding

@@ -176,22 +176,25 @@ class Host:
     def _play(self) -> None:
         """Plan steps and end them, as long as no other event comes between."""
         clock = self.clock
+        ahead = self._ahead
         inflight = self.scheduler.inflight
         while True:
             self._plan(clock.now_ps)
+            if ahead is not None and inflight:
+                ahead.run()
             if not inflight:
-                if self._inbox:
-                    self.plan_again()
-                elif not self._armed and (self.scheduler.waiting or self.scheduler.loading):
-                    self._wait_or_relieve()
-                return
+                break
             end = inflight[0].end_ps
-            if self._ahead is None or end >= clock.next_ps():
+            if ahead is None or end >= clock.next_ps():
                 clock.at(end, Priority.STEP_END, self._ended)
                 return
             clock.now_ps = end
             if not self._end_step():
                 return
+        if self._inbox:
+            self.plan_again()
+        elif not self._armed and (self.scheduler.waiting or self.scheduler.loading):
+            self._wait_or_relieve()
 
     def _ended(self) -> None:
         if self._end_step():
@@ -216,17 +219,19 @@ class Host:
                 self._finish(call, now)
         if self.copies:
             self.offloading.step_ended(step)
+        elif not ended:
+            return True
         if self.clock.next_ps() > now:
             return True
         self.clock.at(now, Priority.STEP, self._play)
         return False
 
     def _plan(self, now: int) -> None:
-        """Deliver what happened, then plan steps until the pipeline is full, and those that are certain."""
+        """Deliver what happened, then plan steps until the pipeline is full."""
         self._armed = True  # what a decision makes happen is delivered before the next step
         scheduler = self.scheduler
-        self.step_number = scheduler.decodes.tick
         inflight = scheduler.inflight
+        self.step_number = scheduler.decodes.tick
         if self.copies:
             self.link.collect()
         if self._inbox:
@@ -251,10 +256,9 @@ class Host:
             step.end_ps = self.last_end_ps = start + self._step_ps(step.prefill, step.decodes, step.context)
             inflight.append(step)
             self.metrics.steps += 1
-        self.metrics.sample(now)
+        if inflight or not self.driver.over:  # whatever timers still ring after the last program, its time is up
+            self.metrics.sample(now)
         self._armed = False
-        if inflight and self._ahead is not None:
-            self._ahead.run()
 
     def _wait_or_relieve(self) -> None:
         """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up."""

@@ -96,6 +96,10 @@ class RunPool:
             raise ValueError(f"cannot take {count} blocks, {self.free} are free")
         holding.private += count
         self.free -= count
+        run = self._list.next
+        if run.extent is None and run.hi > count:
+            run.hi -= count
+            return
         while count:
             run, legal = self._list.next, count
             if self.evict_key is not None:

@@ -67,16 +67,15 @@ class Metrics:
 
     def sample(self, now_ps: int) -> None:
         """Note the state of memory and queues after a step was planned."""
-        host = self._host
-        if host.driver.over:  # whatever timers still ring, the run's time is up
-            return
-        pool = host.pool
-        scheduler = host.scheduler
+        pool = self._host.pool
+        held = self._used
         used = pool.capacity - pool.free
-        if used != self._used.value:
-            self._used.set(used, now_ps)
-        if host.placement.stalls or self._pinned.value:
-            self._pinned.set(host.placement.pinned_blocks, now_ps)
+        if used != held.value:
+            held.moment += (used - held.value) * now_ps
+            held.value = used
+        if self._host.placement.stalls or self._pinned.value:
+            self._pinned.set(self._host.placement.pinned_blocks, now_ps)
+        scheduler = self._host.scheduler
         running, waiting = len(scheduler.running), len(scheduler.waiting)
         if running != self._last_running or waiting != self._last_waiting:
             self._last_running, self._last_waiting = running, waiting

@@ -295,18 +295,17 @@ class Scheduler:
         need = -(-done // size) - holding.blocks
         if need:
             self.pool.take(holding, need)
-        full = done // size
-        if full > holding.hashed and self._caching:
-            self.pool.grow(holding, full)
         if self._free_recompute:
-            known = holding.chain.computed_before(full) * size
+            known = holding.chain.computed_before(done // size) * size
             if known < done:
                 step.prefill.append((done - max(known, computed), max(known, computed)))
         else:
             step.prefill.append((tokens, computed))
         step.tokens += tokens
+        full = done // size
+        if full > holding.hashed and self._caching:
+            self.pool.grow(holding, full)
         call.computed = done
-        call.computed_total += tokens
         call.last_step = step.number
         if call.reached > computed:
             call.recomputed += min(done, call.reached) - computed

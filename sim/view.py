@@ -320,7 +320,6 @@ class HostView:
         self.block_size = host.config.engine.block_size
         self.token_budget = host.config.engine.max_num_batched_tokens
         self.max_running = host.config.engine.max_num_seqs
-        self.cpu_capacity = host.config.engine.cpu_blocks
         self.gpu = TierView(host, "gpu")
         self.cpu = TierView(host, "cpu")
         self.link = LinkView(host)

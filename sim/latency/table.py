@@ -143,18 +143,17 @@ class TableLatency:
         self._head = _Lazy(lambda calls: scale.prefill(table.head.ps(calls)))
         self._prefill = _Lazy(self._prefill_line)
         self._decode = _Lazy(self._decode_line)
-        self._context_limit = _Lazy(self._range.context_limit)
         self._prefill_starts = [*table.prefill_attention.contexts[:-1], UNBOUNDED]
 
     def step_ps(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> int:
         """Return the time of one step; see `LatencyModel.step_ps`."""
-        outside = False
-        time = self._overhead
         if decodes:
-            starts, times, slopes = self._decode[decodes]
+            starts, times, slopes, limit, dense = self._decode[decodes]
             i = bisect_right(starts, decode_context) - 1
             time = times[i] + slopes[i] * (decode_context - starts[i])
-            outside = decode_context > self._context_limit[decodes]
+            outside = decode_context > limit
+        else:
+            time, dense, outside = self._overhead, 0, False
         if prefill:
             tokens = decodes
             contexts = self._prefill_starts
@@ -165,16 +164,16 @@ class TableLatency:
                 time += values[i] + rises[i] * (context - contexts[i]) // widths[i]
                 if new + context > self._max_length:
                     outside = True
-            time += self._layers[tokens] - self._layers[decodes]
-            time += self._head[decodes + len(prefill)] - self._head[decodes]
-            outside = outside or tokens > self._max_tokens
+            time += self._layers[tokens] + self._head[decodes + len(prefill)] - dense
+            if tokens > self._max_tokens:
+                outside = True
         if outside:
             self._range.step(prefill, decodes, decode_context)
         return time
 
     def decode_cell(self, decodes: int, decode_context: int) -> tuple[int, int, int]:
         """Return the linear piece that holds the context; see `LatencyModel.decode_cell`."""
-        starts, times, slopes = self._decode[decodes]
+        starts, times, slopes, _, _ = self._decode[decodes]
         i = bisect_right(starts, decode_context) - 1
         return times[i] + slopes[i] * (decode_context - starts[i]), slopes[i], starts[i + 1]
 
@@ -191,7 +190,7 @@ class TableLatency:
 
     def note_jump(self, steps: int, decodes: int, decode_context: int) -> None:
         """Count a run of decode-only steps; see `LatencyModel.note_jump`."""
-        if decode_context + (steps - 1) * decodes > self._context_limit[decodes]:
+        if decode_context + (steps - 1) * decodes > self._decode[decodes][3]:
             self._range.jump(steps, decodes, decode_context)
 
     def outside(self) -> Mapping[str, int]:
@@ -206,8 +205,11 @@ class TableLatency:
         widths = [high - low for low, high in pairwise(grid.contexts)]
         return values, rises, widths
 
-    def _decode_line(self, decodes: int) -> tuple[list[int], list[int], list[int]]:
-        """Return a decode-only step over its summed context: starts, times and slopes of the pieces.
+    def _decode_line(self, decodes: int) -> tuple[list[int], list[int], list[int], int, int]:
+        """Return a decode-only step over its summed context.
+
+        Starts, times and slopes of the pieces; the context up to which it was measured; and the part
+        of the time that does not depend on the context, as a step with prefill chunks has it.
 
         Slopes are whole picoseconds per token. Each is chosen from where the piece really starts to
         where it should end, so the rounding of one does not add to the next: the error at a node is
@@ -227,7 +229,9 @@ class TableLatency:
             times.append(time)
             slopes.append(slope)
             time += slope * (end - start)
-        return [*starts, UNBOUNDED], [self._overhead + time for time in times], slopes
+        times = [self._overhead + time for time in times]
+        limit = self._range.context_limit(decodes)
+        return [*starts, UNBOUNDED], times, slopes, limit, self._layers[decodes] + self._head[decodes]
 
 
 def _grid(data: Mapping[str, Any], rows: str) -> Grid:
