@@ -10,6 +10,8 @@ linear latency model gives exactly. ``engine.jumps=false`` takes every step by a
 from __future__ import annotations
 
 import math
+from itertools import accumulate, chain, count
+from operator import mul
 from typing import TYPE_CHECKING
 
 from tokencake.policies.api import overrides
@@ -17,7 +19,14 @@ from tokencake.sim.config import to_ps
 from tokencake.sim.step import Step
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tokencake.sim.host import Host
+
+
+def triangular() -> Iterator[int]:
+    """``j * (j - 1) / 2`` for ``j`` = 0, 1, 2, ..."""
+    return chain((0,), accumulate(count()))
 
 
 class Ahead:
@@ -33,7 +42,8 @@ class Ahead:
         self._places = overrides(host.policy, "place")
         self._changes = overrides(host.policy, "next_change")
         self._asks = self._places or self._changes
-        self._step_ps = host.config.latency.step_ps
+        self._latency = host.config.latency
+        self._step_ps = self._latency.step_ps
         self._judges_waiting = overrides(host.policy, "order") or overrides(host.policy, "admit")
 
     def run(self) -> None:
@@ -80,14 +90,51 @@ class Ahead:
             host.metrics.steps += 1
             host.metrics.sample(now)
 
+    def resume(self, now: int) -> bool:
+        """Go on from the end of a step, if nothing but decodes can follow it; False changes nothing.
+
+        To the jump, the step that has just ended is one in flight that ends now.
+        """
+        host = self._host
+        scheduler = host.scheduler
+        if scheduler.prefilling or scheduler.waiting or scheduler.loading or self._asks or host.copies:
+            return False
+        decodes = scheduler.decodes
+        inflight = scheduler.inflight
+        if not decodes.size or len(inflight) != self._depth - 1 or host.clock.next_ps() <= now:
+            return False
+        if decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
+            return False
+        if inflight and (inflight[0].finishers or inflight[0].stale):
+            return False
+        blocks = decodes.next_blocks
+        if blocks > host.pool.free:
+            return False
+        if blocks:
+            host.pool.take(scheduler.spare, blocks)
+        host.metrics.sample(now)
+        ended = Step(decodes.tick - self._depth)
+        ended.end_ps = now
+        inflight.appendleft(ended)
+        self._jump(host.clock.next_ps(), blocks)
+        return True
+
     def _pop_quietly(self) -> None:
         """End the oldest step in flight, which ends no call."""
         step = self._host.scheduler.inflight.popleft()
         for call in step.firsts:
             call.first_token_ps = step.end_ps
 
-    def _jump(self, horizon: float) -> int:
-        """Take the coming decode-only steps in closed form; returns how many."""
+    def _jump(self, horizon: float, taken: int = 0) -> int:
+        """Take the coming decode-only steps in closed form.
+
+        Args:
+            horizon: When something else happens.
+            taken: New blocks of the first step that it has already.
+
+        Returns:
+            Number of steps.
+        """
         host = self._host
         scheduler = host.scheduler
         decodes = scheduler.decodes
@@ -108,24 +155,25 @@ class Ahead:
             limit, horizon = self._until_change(limit, horizon)
         total = 0
         while limit > total:
-            taken = self._jump_cell(limit - total, horizon)
-            total += taken
-            if not taken or inflight[0].end_ps >= horizon:
+            steps = self._jump_cell(limit - total, horizon, taken)
+            total += steps
+            taken = 0
+            if not steps or inflight[0].end_ps >= horizon:
                 break
         if decodes.next_end == decodes.tick:
             inflight[-1].finishers = decodes.pop_ended()
         host.step_number = decodes.tick - 1
         return total
 
-    def _jump_cell(self, limit: int, horizon: float) -> int:
+    def _jump_cell(self, limit: int, horizon: float, taken: int) -> int:
         """Jump inside one linear piece of the latency model; returns the steps taken."""
         host = self._host
         scheduler = host.scheduler
         decodes = scheduler.decodes
         inflight = scheduler.inflight
-        latency = host.config.latency
-        batch, context = decodes.size, decodes.context()
-        start, slope, end = latency.decode_cell(batch, context)
+        batch, tick = decodes.size, decodes.tick
+        context = decodes.base + batch * tick
+        start, slope, end = self._latency.decode_cell(batch, context)
         steps = (end - 1 - context) // batch + 1
         if steps > limit:
             steps = limit
@@ -139,21 +187,25 @@ class Ahead:
             steps = _steps_before(int(horizon) - last, start, rise) + 1 + lag
         if steps <= 0 or first >= horizon:
             return 0
-        blocks, by_step, by_pair = decodes.needs(steps, lag)
-        if blocks > host.pool.free:
-            steps = decodes.steps_within(host.pool.free, steps)
+        needs = decodes.needs(steps)
+        blocks = sum(needs)
+        free = host.pool.free + taken
+        if blocks > free:
+            steps = decodes.steps_within(free, steps)
             if not steps:
                 return 0
-            blocks, by_step, by_pair = decodes.needs(steps, lag)
-        if blocks:
-            # What is needed by step j <= 0 is taken when the oldest step in flight ends.
-            early = sum(decodes.window(min(lag, steps)))
-            moment = early * first + (blocks - early) * last + by_step * start + by_pair * rise
-            host.pool.take(scheduler.spare, blocks)
-            host.metrics.used_rises(blocks, moment)
-        latency.note_jump(steps, batch, context)
+            del needs[steps:]
+            blocks = sum(needs)
+        if blocks > taken:
+            # The first `lag` steps are planned when the oldest step in flight ends, the others one by one.
+            early = sum(needs[:lag])
+            late = needs[lag:] if lag else needs
+            moment = early * first + (blocks - early) * last - taken * first
+            moment += start * sum(map(mul, late, count())) + rise * sum(map(mul, late, triangular()))
+            host.pool.take(scheduler.spare, blocks - taken)
+            host.metrics.used_rises(blocks - taken, moment)
+        self._latency.note_jump(steps, batch, context)
         host.metrics.steps += steps
-        tick = decodes.tick
         decodes.tick = tick + steps
         decodes.lag = lag
         for j in range(steps - lag if steps > lag else 1, steps + 1):

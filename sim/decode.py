@@ -10,9 +10,6 @@ something else needs to look at it.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from itertools import accumulate, count, islice
-from operator import mul
 from typing import TYPE_CHECKING
 
 from tokencake.sim.extents import Holding
@@ -27,20 +24,13 @@ if TYPE_CHECKING:
 NEVER = 1 << 62
 
 
-def _pairs() -> Iterator[int]:
-    """``j * (j - 1) / 2`` for ``j`` = 0, 1, 2, ..."""
-    yield 0
-    yield from accumulate(count())
-
-
-_PAIRS = tuple(islice(_pairs(), 64))
-
 class DecodeSet:
     """Calls that compute one output token in every step.
 
     Attributes:
         size: Number of calls.
         tick: Steps since the start of the run; the next step is number ``tick``.
+        base: Summed context at step 0, had they all been decoding since then.
         boundary: ``boundary[t % block_size]`` calls need a new block in step ``t``.
         lag: Steps in flight when the last one was scheduled (vLLM async scheduling: 1): outputs
             that had not returned yet, whose block could not be hashed.
@@ -56,7 +46,7 @@ class DecodeSet:
         self._hashes = hashes
         self._pool = pool
         self._spare = spare
-        self._base = 0
+        self.base = 0
         self._ends: list[tuple[int, int, int, Call]] = []
         self._joins = 0
         self.last_order = -1
@@ -64,7 +54,7 @@ class DecodeSet:
 
     def context(self) -> int:
         """KV tokens attended in the next step, summed over the calls."""
-        return self._base + self.size * self.tick
+        return self.base + self.size * self.tick
 
     def join(self, call: Call) -> None:
         """Add a call whose next token is computed in step ``tick``."""
@@ -73,7 +63,7 @@ class DecodeSet:
         call.joined_tick = tick
         call.finish_tick = tick + call.output - call.produced
         self.size += 1
-        self._base += call.computed + 1 - tick
+        self.base += call.computed + 1 - tick
         self.boundary[(tick - call.computed) % self._block_size] += 1
         if call.run_order > self.last_order:
             self.last_order = call.run_order
@@ -91,7 +81,7 @@ class DecodeSet:
 
     def _remove(self, call: Call) -> None:
         self.size -= 1
-        self._base -= call.computed + 1 - call.joined_tick
+        self.base -= call.computed + 1 - call.joined_tick
         self.boundary[(call.joined_tick - call.computed) % self._block_size] -= 1
         call.decoding = False
         if not self.size:
@@ -190,23 +180,19 @@ class DecodeSet:
             ended.append(call)
         return ended
 
-    def window(self, steps: int) -> list[int]:
+    @property
+    def next_blocks(self) -> int:
+        """New blocks of the next step."""
+        return self.boundary[self.tick % self._block_size]
+
+    def needs(self, steps: int) -> list[int]:
         """New blocks of each of the next ``steps`` steps."""
-        size = self._block_size
+        size, boundary = self._block_size, self.boundary
         at = self.tick % size
-        repeats = -(-(at + steps) // size)
-        return (self.boundary * repeats)[at : at + steps] if repeats > 1 else self.boundary[at : at + steps]
-
-    def needs(self, steps: int, lag: int) -> tuple[int, int, int]:
-        """Blocks ``b`` that the next ``steps`` steps take, in sums that give the integral of memory.
-
-        Returns:
-            The sums of ``b``, ``b * j`` and ``b * j * (j - 1) / 2`` over the steps, where ``j`` counts
-            them from ``-lag``; terms with ``j < 0`` are left out of the latter two.
-        """
-        window = self.window(steps)
-        late = window[lag:] if lag else window
-        return sum(window), sum(map(mul, late, count())), sum(map(mul, late, _PAIRS if steps < 64 else _pairs()))
+        end = at + steps
+        if end <= size:
+            return boundary[at:end]
+        return (boundary * -(-end // size))[at:end]
 
     def steps_within(self, blocks: int, limit: int) -> int:
         """Most steps (up to ``limit``) that take at most ``blocks`` new blocks."""

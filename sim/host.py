@@ -240,6 +240,9 @@ class Host:
             inbox, self._inbox = self._inbox, []
             for happening in inbox:
                 happening()
+        if self._ahead is not None and self._ahead.resume(now):
+            self._armed = False
+            return
         while len(inflight) < self._depth:
             self.step_number = scheduler.decodes.tick
             if self._places:
