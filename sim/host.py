@@ -179,11 +179,16 @@ class Host:
         ahead = self._ahead
         inflight = self.scheduler.inflight
         while True:
-            self._plan(clock.now_ps)
-            if ahead is not None and inflight:
-                ahead.run()
-            if not inflight:
-                break
+            now = clock.now_ps
+            self._deliver()
+            if ahead is not None and ahead.resume(now):
+                self._armed = False
+            else:
+                self._plan(now)
+                if ahead is not None and inflight:
+                    ahead.run()
+                if not inflight:
+                    break
             end = inflight[0].end_ps
             if ahead is None or end >= clock.next_ps():
                 clock.at(end, Priority.STEP_END, self._ended)
@@ -226,23 +231,23 @@ class Host:
         self.clock.at(now, Priority.STEP, self._play)
         return False
 
-    def _plan(self, now: int) -> None:
-        """Deliver what happened, then plan steps until the pipeline is full."""
+    def _deliver(self) -> None:
+        """Let it be known what happened since the last step was planned."""
         self._armed = True  # what a decision makes happen is delivered before the next step
-        scheduler = self.scheduler
-        inflight = scheduler.inflight
-        self.step_number = scheduler.decodes.tick
+        self.step_number = self.scheduler.decodes.tick
         if self.copies:
             self.link.collect()
         if self._inbox:
             self.eventful = True
-            scheduler.happened()
+            self.scheduler.happened()
             inbox, self._inbox = self._inbox, []
             for happening in inbox:
                 happening()
-        if self._ahead is not None and self._ahead.resume(now):
-            self._armed = False
-            return
+
+    def _plan(self, now: int) -> None:
+        """Plan steps until the pipeline is full."""
+        scheduler = self.scheduler
+        inflight = scheduler.inflight
         while len(inflight) < self._depth:
             self.step_number = scheduler.decodes.tick
             if self._places:

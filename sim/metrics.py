@@ -25,6 +25,7 @@ from tokencake.sim.records import (
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
     from tokencake.sim.link import Transfer
+    from tokencake.traces.schema import LLMNode
 
 
 class Metrics:
@@ -33,7 +34,7 @@ class Metrics:
     def __init__(self, host: Host):
         self._host = host
         self.programs = Table(PROGRAM_COLUMNS)
-        self.calls = Table(CALL_COLUMNS)
+        self.calls = Table(CALL_COLUMNS, _call_row)
         self.transfers = Table(TRANSFER_COLUMNS)
         self.decisions = Table(DECISION_COLUMNS)
         self.progress: Callable[[int], None] | None = None
@@ -87,42 +88,22 @@ class Metrics:
         """A call finished."""
         self._end_ps = now_ps
         self._output += call.output
-        node = call.node
-        sums = call.program.sums
-        computed = call.prompt - call.gpu_hit_tokens - call.cpu_hit_tokens
+        run = call.program
+        sums = run.sums
+        prompt, gpu_hit, cpu_hit = call.prompt, call.gpu_hit_tokens, call.cpu_hit_tokens
+        arrival, admitted = call.arrival_ps, call.admitted_ps
         sums.calls += 1
         sums.output += call.output
-        sums.computed += computed
-        sums.gpu_hit += call.gpu_hit_tokens
-        sums.cpu_hit += call.cpu_hit_tokens
+        sums.computed += prompt - gpu_hit - cpu_hit
+        sums.gpu_hit += gpu_hit
+        sums.cpu_hit += cpu_hit
         sums.preemptions += call.preemptions
-        sums.llm_ps += now_ps - call.arrival_ps
-        sums.queue_ps += call.admitted_ps - call.arrival_ps
-        first = call.first_token_ps
+        sums.llm_ps += now_ps - arrival
+        sums.queue_ps += admitted - arrival
         self.calls.add(
-            call.program.program.program,
-            node.id,
-            node.agent,
-            node.agent_type,
-            call.arrival_ps / PS,
-            call.admitted_ps / PS,
-            first / PS,
-            now_ps / PS,
-            (now_ps - call.arrival_ps) / PS,
-            (first - call.arrival_ps) / PS,
-            (call.admitted_ps - call.arrival_ps) / PS,
-            (first - call.admitted_ps) / PS,
-            (now_ps - first) / PS,
-            call.prompt,
-            call.output,
-            computed,
-            call.gpu_hit_tokens,
-            call.cpu_hit_tokens,
-            call.recomputed,
-            call.preemptions,
-            "finished",
-            node.critical,
-        )
+            run.program.program, call.node, arrival, admitted, call.first_token_ps, now_ps,
+            prompt, call.output, gpu_hit, cpu_hit, call.recomputed, call.preemptions,
+        )  # fmt: skip
 
     def waits(self, call: Call) -> None:
         """A call entered the waiting queue, or came back to it."""
@@ -139,14 +120,8 @@ class Metrics:
     def refused(self, call: Call, too_long: bool) -> None:
         """A call can never run: it is longer than the model, or than memory."""
         self.count("refused_model_len" if too_long else "refused_memory")
-        node = call.node
-        at = call.arrival_ps / PS
         self._end_ps = max(self._end_ps, call.arrival_ps)
-        self.calls.add(
-            call.program.program.program, node.id, node.agent, node.agent_type, at,
-            None, None, None, None, None, None, None, None,
-            call.prompt, 0, 0, 0, 0, 0, 0, "refused", node.critical,
-        )  # fmt: skip
+        self.calls.add(call.program.program.program, call.node, call.arrival_ps, None, 0, 0, call.prompt, 0, 0, 0, 0, 0)
 
     def program(self, run: ProgramRun) -> None:
         """A program ended."""
@@ -266,3 +241,43 @@ class Metrics:
             return None
         free_mean = self._host.pool.capacity - used / end
         return free_mean / (evicted / (end / PS))
+
+
+def _call_row(
+    program: str,
+    node: LLMNode,
+    arrival: int,
+    admitted: int | None,
+    first: int,
+    finish: int,
+    prompt: int,
+    output: int,
+    gpu_hit: int,
+    cpu_hit: int,
+    recomputed: int,
+    preemptions: int,
+) -> tuple[Any, ...]:
+    """The row of a call from what is noted when it ends; times in picoseconds, ``admitted`` is None if it was refused."""
+    names = (program, node.id, node.agent, node.agent_type, arrival / PS)
+    if admitted is None:
+        return (*names, *(None,) * 8, prompt, 0, 0, 0, 0, 0, 0, "refused", node.critical)
+    return (
+        *names,
+        admitted / PS,
+        first / PS,
+        finish / PS,
+        (finish - arrival) / PS,
+        (first - arrival) / PS,
+        (admitted - arrival) / PS,
+        (first - admitted) / PS,
+        (finish - first) / PS,
+        prompt,
+        output,
+        prompt - gpu_hit - cpu_hit,
+        gpu_hit,
+        cpu_hit,
+        recomputed,
+        preemptions,
+        "finished",
+        node.critical,
+    )

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 
 class Table:
     """Rows of plain values under named columns.
 
+    Args:
+        names: Column names, in order.
+        expand: Makes a row's values from what was added; by default they are the same.
+
     Attributes:
         names: Column names, in order.
     """
 
-    def __init__(self, names: Sequence[str]):
+    def __init__(self, names: Sequence[str], expand: Callable[..., tuple[Any, ...]] | None = None):
         self.names = tuple(names)
         self._rows: list[tuple[Any, ...]] = []
+        self._expand = expand
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def add(self, *values: Any) -> None:
-        """Append one row."""
+        """Append one row, or what it is made from."""
         self._rows.append(values)
 
     @property
@@ -30,7 +36,10 @@ class Table:
         """All values, column by column."""
         if not self._rows:
             return {name: [] for name in self.names}
-        return {name: list(column) for name, column in zip(self.names, zip(*self._rows, strict=True), strict=True)}
+        rows: Iterable[tuple[Any, ...]] = self._rows
+        if self._expand is not None:
+            rows = starmap(self._expand, rows)
+        return {name: list(column) for name, column in zip(self.names, zip(*rows, strict=True), strict=True)}
 
 
 PROGRAM_COLUMNS = (

@@ -176,37 +176,37 @@ class Scheduler:
         batch = decodes.size
         if batch > budget:
             return False
-        taken = blocks = decodes.boundary[decodes.tick % size]
-        left = budget - batch
+        tick = decodes.tick
+        taken = blocks = decodes.boundary[tick % size]
         chunks: list[tuple[Call, int]] = []
         if self.prefilling:
-            asked = 0
+            left = budget - batch
             for call in self.prefilling:
-                tokens = call.prompt + call.known - call.computed
+                computed = call.computed
+                tokens = call.prompt + call.known - computed
                 if cap and tokens > cap:
                     tokens = cap
-                asked += tokens
                 if tokens > left:
+                    if decodes.last_order > self.prefilling[0].run_order:
+                        return False  # decodes come behind a prompt that uses up the budget
                     tokens = left
-                if not tokens:
-                    break
+                    if not tokens:
+                        break
                 left -= tokens
                 chunks.append((call, tokens))
-                blocks += -(-(call.computed + tokens) // size) - call.holding.blocks
-            if asked > budget - batch and decodes.last_order > self.prefilling[0].run_order:
-                return False
+                holding = call.holding
+                blocks += -(-(computed + tokens) // size) - holding.hashed - holding.private
         if blocks > pool.free:
             return False
         if batch:
-            step.decodes = batch
-            step.context = decodes.context()
-            step.tokens = batch
+            step.decodes = step.tokens = batch
+            step.context = decodes.base + batch * tick
             if taken:
                 pool.take(self.spare, taken)
         if chunks and self._caching:
             for call, _ in chunks:
                 decodes.sync_growers(call.holding.chain)
-        decodes.tick += 1
+        decodes.tick = tick + 1
         decodes.lag = len(self.inflight)
         for call, tokens in chunks:
             if self._caching:
@@ -292,7 +292,7 @@ class Scheduler:
         computed = call.computed
         done = computed + tokens
         size = self.block_size
-        need = -(-done // size) - holding.blocks
+        need = -(-done // size) - holding.hashed - holding.private
         if need:
             self.pool.take(holding, need)
         if self._free_recompute:
