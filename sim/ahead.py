@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokencake.sim.host import Host
 
 
-def triangular() -> Iterator[int]:
+def _triangular() -> Iterator[int]:
     """``j * (j - 1) / 2`` for ``j`` = 0, 1, 2, ..."""
     return chain((0,), accumulate(count()))
 
@@ -38,12 +38,18 @@ class Ahead:
 
     def __init__(self, host: Host):
         self._host = host
+        self._clock = host.clock
+        self._pool = host.pool
+        self._scheduler = host.scheduler
+        self._decodes = host.scheduler.decodes
+        self._inflight = host.scheduler.inflight
+        self._latency = host.config.latency
+        self._step_ps = self._latency.step_ps
         self._depth = host.config.engine.pipeline
+        self._copies = host.config.engine.cpu_blocks > 0
         self._places = overrides(host.policy, "place")
         self._changes = overrides(host.policy, "next_change")
         self._asks = self._places or self._changes
-        self._latency = host.config.latency
-        self._step_ps = self._latency.step_ps
         self._judges_waiting = overrides(host.policy, "order") or overrides(host.policy, "admit")
 
     def run(self) -> None:
@@ -54,12 +60,12 @@ class Ahead:
         alone are taken in closed form.
         """
         host = self._host
-        scheduler = host.scheduler
-        inflight = scheduler.inflight
-        if scheduler.prefilling and (self._asks or scheduler.waiting or scheduler.loading or host.copies):
+        scheduler = self._scheduler
+        inflight = self._inflight
+        if scheduler.prefilling and (self._asks or self._copies or scheduler.waiting or scheduler.loading):
             return
-        horizon = host.clock.next_ps()
-        if host.copies and (scheduler.waiting or scheduler.loading):
+        horizon = self._clock.next_ps()
+        if self._copies and (scheduler.waiting or scheduler.loading):
             horizon = min(horizon, host.link.next_ps())
         while len(inflight) == self._depth:
             oldest = inflight[0]
@@ -72,9 +78,9 @@ class Ahead:
                 continue
             if scheduler.waiting:  # a call that was preempted
                 return
-            host.clock.now_ps = now
+            self._clock.now_ps = now
             self._pop_quietly()
-            host.step_number = scheduler.decodes.tick
+            host.step_number = self._decodes.tick
             step = scheduler.schedule()
             if step is None:
                 if inflight:
@@ -95,33 +101,32 @@ class Ahead:
 
         To the jump, the step that has just ended is one in flight that ends now.
         """
-        host = self._host
-        scheduler = host.scheduler
-        if scheduler.prefilling or scheduler.waiting or scheduler.loading or self._asks or host.copies:
+        scheduler = self._scheduler
+        if scheduler.prefilling or scheduler.waiting or scheduler.loading or self._asks or self._copies:
             return False
-        decodes = scheduler.decodes
-        inflight = scheduler.inflight
-        if not decodes.size or len(inflight) != self._depth - 1 or host.clock.next_ps() <= now:
+        decodes = self._decodes
+        inflight = self._inflight
+        if not decodes.size or len(inflight) != self._depth - 1 or self._clock.next_ps() <= now:
             return False
         if decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
             return False
         if inflight and (inflight[0].finishers or inflight[0].stale):
             return False
         blocks = decodes.next_blocks
-        if blocks > host.pool.free:
+        if blocks > self._pool.free:
             return False
         if blocks:
-            host.pool.take(scheduler.spare, blocks)
-        host.metrics.sample(now)
+            self._pool.take(scheduler.spare, blocks)
+        self._host.metrics.sample(now)
         ended = Step(decodes.tick - self._depth)
         ended.end_ps = now
         inflight.appendleft(ended)
-        self._jump(host.clock.next_ps(), blocks)
+        self._jump(self._clock.next_ps(), blocks)
         return True
 
     def _pop_quietly(self) -> None:
         """End the oldest step in flight, which ends no call."""
-        step = self._host.scheduler.inflight.popleft()
+        step = self._inflight.popleft()
         for call in step.firsts:
             call.first_token_ps = step.end_ps
 
@@ -136,47 +141,40 @@ class Ahead:
             Number of steps.
         """
         host = self._host
-        scheduler = host.scheduler
-        decodes = scheduler.decodes
-        inflight = scheduler.inflight
+        scheduler = self._scheduler
+        decodes = self._decodes
+        inflight = self._inflight
         if not decodes.size or decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
             return 0
         if self._places and host.eventful:
             return 0  # the policy is asked in the next step
         for step in inflight:
-            if step.finishers or step.stale or (host.copies and host.offloading.awaits(step)):
+            if step.finishers or step.stale or (self._copies and host.offloading.awaits(step)):
                 return 0
-        if host.copies and host.offloading.exposed:
+        if self._copies and host.offloading.exposed:
             return 0
         if (scheduler.waiting or scheduler.loading) and not self._waiting_is_stuck():
             return 0
-        limit = decodes.next_end - decodes.tick
+        before = decodes.tick
+        limit = decodes.next_end
         if self._changes:
             limit, horizon = self._until_change(limit, horizon)
-        total = 0
-        while limit > total:
-            steps = self._jump_cell(limit - total, horizon, taken)
-            total += steps
+        while decodes.tick < limit and inflight[0].end_ps < horizon and self._jump_cell(limit, horizon, taken):
             taken = 0
-            if not steps or inflight[0].end_ps >= horizon:
-                break
         if decodes.next_end == decodes.tick:
             inflight[-1].finishers = decodes.pop_ended()
         host.step_number = decodes.tick - 1
-        return total
+        return decodes.tick - before
 
     def _jump_cell(self, limit: int, horizon: float, taken: int) -> int:
-        """Jump inside one linear piece of the latency model; returns the steps taken."""
+        """Jump inside one linear piece of the latency model, at most to step ``limit``; returns the steps taken."""
         host = self._host
-        scheduler = host.scheduler
-        decodes = scheduler.decodes
-        inflight = scheduler.inflight
+        decodes = self._decodes
+        inflight = self._inflight
         batch, tick = decodes.size, decodes.tick
         context = decodes.base + batch * tick
         start, slope, end = self._latency.decode_cell(batch, context)
-        steps = (end - 1 - context) // batch + 1
-        if steps > limit:
-            steps = limit
+        steps = min((end - 1 - context) // batch + 1, limit - tick)
         first, last = inflight[0].end_ps, inflight[-1].end_ps
         rise = slope * batch
         lag = self._depth - 1
@@ -185,11 +183,11 @@ class Ahead:
         before = steps - lag - 1
         if before >= 0 and last + before * start + rise * (before * (before - 1) // 2) >= horizon:
             steps = _steps_before(int(horizon) - last, start, rise) + 1 + lag
-        if steps <= 0 or first >= horizon:
-            return 0
+            if not steps:
+                return 0
         needs = decodes.needs(steps)
         blocks = sum(needs)
-        free = host.pool.free + taken
+        free = self._pool.free + taken
         if blocks > free:
             steps = decodes.steps_within(free, steps)
             if not steps:
@@ -198,17 +196,17 @@ class Ahead:
             blocks = sum(needs)
         if blocks > taken:
             # The first `lag` steps are planned when the oldest step in flight ends, the others one by one.
-            early = sum(needs[:lag])
+            early = sum(needs[:lag]) if lag else 0
             late = needs[lag:] if lag else needs
             moment = early * first + (blocks - early) * last - taken * first
-            moment += start * sum(map(mul, late, count())) + rise * sum(map(mul, late, triangular()))
-            host.pool.take(scheduler.spare, blocks - taken)
+            moment += start * sum(map(mul, late, count())) + rise * sum(map(mul, late, _triangular()))
+            self._pool.take(self._scheduler.spare, blocks - taken)
             host.metrics.used_rises(blocks - taken, moment)
         self._latency.note_jump(steps, batch, context)
         host.metrics.steps += steps
         decodes.tick = tick + steps
         decodes.lag = lag
-        for j in range(steps - lag if steps > lag else 1, steps + 1):
+        for j in range(max(1, steps - lag), steps + 1):
             self._pop_quietly()
             step = Step(tick - 1 + j)
             step.end_ps = last + j * start + rise * (j * (j - 1) // 2)
@@ -222,11 +220,11 @@ class Ahead:
         Such steps only use up free blocks. A waiting call could need fewer blocks only if a decoding call
         computed some of its very content.
         """
-        scheduler = self._host.scheduler
-        last = scheduler.inflight[-1]
+        scheduler = self._scheduler
+        last = self._inflight[-1]
         if last.tokens > last.decodes or last.preempted:
             return False  # it was budget, or a preemption, that kept the waiting calls out
-        decodes = scheduler.decodes
+        decodes = self._decodes
         if not decodes.shares_content(scheduler.running):
             return True
         for call in scheduler.waiting:
@@ -241,7 +239,7 @@ class Ahead:
         if change is not None:
             at_s, step = change
             if step is not None:
-                limit = min(limit, step - self._host.scheduler.decodes.tick)
+                limit = min(limit, step)
             if at_s is not None:
                 horizon = min(horizon, to_ps(at_s))
         return limit, horizon

@@ -69,12 +69,12 @@ class Host:
         self.cpu: CpuTier | BlockCpuTier = tier(engine.cpu_blocks, self.tree)
         self.link = Link(self.clock, config.link)
         self.live: dict[str, Call] = {}
-        self.metrics = Metrics(self)
         self.scheduler = Scheduler(config, policy, self.pool, self)
         self.view = HostView(self, policy.info)
         self.scheduler.view = self.view
         self.offloading = Offloading(self)
         self.placement = Placement(self)
+        self.metrics = Metrics(self)
         self.driver = Driver(self.clock, programs, config.workload, self)
         self._depth = engine.pipeline
         self._step_ps = config.latency.step_ps

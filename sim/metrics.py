@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tokencake.sim.calls import Call, ProgramRun
+from tokencake.sim.calls import Call, ProgramRun, ProgramSums
 from tokencake.sim.config import PS
 from tokencake.sim.kv_timeline import KvTimeline
 from tokencake.sim.records import (
@@ -33,7 +33,10 @@ class Metrics:
 
     def __init__(self, host: Host):
         self._host = host
-        self.programs = Table(PROGRAM_COLUMNS)
+        self._pool = host.pool
+        self._scheduler = host.scheduler
+        self._placement = host.placement
+        self.programs = Table(PROGRAM_COLUMNS, _program_row)
         self.calls = Table(CALL_COLUMNS, _call_row)
         self.transfers = Table(TRANSFER_COLUMNS)
         self.decisions = Table(DECISION_COLUMNS)
@@ -68,15 +71,14 @@ class Metrics:
 
     def sample(self, now_ps: int) -> None:
         """Note the state of memory and queues after a step was planned."""
-        pool = self._host.pool
         held = self._used
-        used = pool.capacity - pool.free
+        used = self._pool.capacity - self._pool.free
         if used != held.value:
             held.moment += (used - held.value) * now_ps
             held.value = used
-        if self._host.placement.stalls or self._pinned.value:
-            self._pinned.set(self._host.placement.pinned_blocks, now_ps)
-        scheduler = self._host.scheduler
+        if self._placement.stalls or self._pinned.value:
+            self._pinned.set(self._placement.pinned_blocks, now_ps)
+        scheduler = self._scheduler
         running, waiting = len(scheduler.running), len(scheduler.waiting)
         if running != self._last_running or waiting != self._last_waiting:
             self._last_running, self._last_waiting = running, waiting
@@ -127,26 +129,7 @@ class Metrics:
         """A program ended."""
         now = self._host.now_ps
         self._end_ps = max(self._end_ps, now)
-        sums = run.sums
-        refused = sums.refused
-        self.programs.add(
-            run.program.program,
-            run.program.app,
-            run.arrival_ps / PS,
-            now / PS,
-            None if refused else (now - run.arrival_ps) / PS,
-            sums.calls,
-            sums.tools,
-            sums.output,
-            sums.computed,
-            sums.gpu_hit,
-            sums.cpu_hit,
-            sums.preemptions,
-            refused,
-            sums.llm_ps / PS,
-            sums.tool_ps / PS,
-            sums.queue_ps / PS,
-        )
+        self.programs.add(run.program.program, run.program.app, run.arrival_ps, now, run.sums)
         if self.progress is not None:
             self.progress(len(self.programs))
 
@@ -241,6 +224,30 @@ class Metrics:
             return None
         free_mean = self._host.pool.capacity - used / end
         return free_mean / (evicted / (end / PS))
+
+
+def _program_row(
+    program: str, app: str, arrival: int, finish: int, sums: ProgramSums
+) -> tuple[Any, ...]:
+    """The row of a program from what is noted when it ends; times in picoseconds."""
+    return (
+        program,
+        app,
+        arrival / PS,
+        finish / PS,
+        None if sums.refused else (finish - arrival) / PS,
+        sums.calls,
+        sums.tools,
+        sums.output,
+        sums.computed,
+        sums.gpu_hit,
+        sums.cpu_hit,
+        sums.preemptions,
+        sums.refused,
+        sums.llm_ps / PS,
+        sums.tool_ps / PS,
+        sums.queue_ps / PS,
+    )
 
 
 def _call_row(
