@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
@@ -14,12 +13,10 @@ from simpy.events import Event
 class Priority(IntEnum):
     """Order of events at the same time; ties end in creation order (SimPy's event counter)."""
 
-    STEP_END = 0
-    TRANSFER = 1
-    TOOL = 2
-    ARRIVAL = 3
-    TIMER = 4
-    STEP = 5
+    TRANSFER = 0
+    TOOL = 1
+    ARRIVAL = 2
+    TIMER = 3
 
 
 class Clock:
@@ -30,15 +27,13 @@ class Clock:
 
     Attributes:
         now_ps: Current time in picoseconds, from zero.
-        after_event: Called after every event, if set; for those who check a run.
     """
 
-    __slots__ = ("_env", "after_event", "next_ps", "now_ps")
+    __slots__ = ("_env", "next_ps", "now_ps")
 
     def __init__(self) -> None:
         self._env = simpy.Environment(initial_time=0)
         self.now_ps = 0
-        self.after_event: Callable[[], None] | None = None
         self.next_ps: Callable[[], float] = self._env.peek
         """When the next event happens; infinity if none is left."""
 
@@ -46,14 +41,9 @@ class Clock:
         """Call a function once, at a time that has not passed."""
         return Alarm(self, self._env, at_ps, priority, call, args)
 
-    def run(self) -> None:
-        """Let everything happen."""
-        if self.after_event is None:
-            self._env.run()
-        else:
-            while self.next_ps() < math.inf:
-                self._env.step()
-                self.after_event()
+    def step(self) -> None:
+        """Let the next event happen."""
+        self._env.step()
 
 
 class Alarm(Event):

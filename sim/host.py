@@ -20,7 +20,7 @@ from tokencake.sim.ahead import Ahead
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import ContentTree
-from tokencake.sim.clock import Clock, Priority
+from tokencake.sim.clock import Clock
 from tokencake.sim.config import PS, SimConfig, StuckError
 from tokencake.sim.cpu import CpuTier
 from tokencake.sim.cpu_blocks import BlockCpuTier
@@ -48,6 +48,9 @@ class Host:
         policy: Decides; see :mod:`tokencake.policies.api`.
         programs: Programs in order of arrival; read lazily.
         knowledge: What the policy may know beyond declarations.
+
+    Attributes:
+        after_plan: Called whenever steps have been planned, if set; for those who check a run.
     """
 
     def __init__(self, config: SimConfig, policy: Policy, programs: Iterator[Program], knowledge: Knowledge):
@@ -80,7 +83,8 @@ class Host:
         self._step_ps = config.latency.step_ps
         self._ahead = None if self.scheduler.explicit else Ahead(self)
         self._inbox: list[Callable[[], None]] = []
-        self._armed = False
+        self._wake_ps: float = math.inf
+        self.after_plan: Callable[[], None] | None = None
         self.last_end_ps = 0
         self.step_number = 0
         self.copies = engine.cpu_blocks > 0
@@ -91,12 +95,6 @@ class Host:
             self.pool.evict_key = self._rank(policy.evict_order(self.view, "gpu"))
             self.cpu.evict_key = self._rank(policy.evict_order(self.view, "cpu"))
         self.pool.on_reuse = self.offloading.reused
-
-    def plan_at(self, at_ps: int) -> None:
-        """Plan a step at a coming time, unless one is about to be planned."""
-        if not self._armed:
-            self._armed = True
-            self.clock.at(at_ps, Priority.STEP, self._play)
 
     @property
     def now_ps(self) -> int:
@@ -114,7 +112,7 @@ class Host:
         """
         self.metrics.progress = progress
         self.driver.start()
-        self.clock.run()
+        self._play()
         while self.link.next_ps() < math.inf:  # stores that nobody waited for
             self.clock.now_ps = int(self.link.next_ps())
             self.link.collect()
@@ -170,44 +168,51 @@ class Host:
     def notice(self, happening: Callable[[], None]) -> None:
         """Deliver a happening when the engine next plans a step: now if it is idle."""
         self._inbox.append(happening)
-        if not self.scheduler.inflight and not self._armed:
-            self.plan_at(self.clock.now_ps)
+
+    def plan_at(self, at_ps: int) -> None:
+        """Plan a step at this time or at a coming one, should the engine be idle until then."""
+        self._wake_ps = at_ps
 
     def _play(self) -> None:
-        """Plan steps and end them, as long as no other event comes between."""
-        clock = self.clock
-        ahead = self._ahead
-        inflight = self.scheduler.inflight
+        """Let events happen and steps run, until nothing is left to happen.
+
+        Of what happens at one time a step's end comes first, then events, then the planning of a step.
+        """
+        clock, inflight, ahead = self.clock, self.scheduler.inflight, self._ahead
+        next_ps, happen = clock.next_ps, clock.step
         while True:
+            if inflight:
+                now = inflight[0].end_ps
+                while next_ps() < now:
+                    happen()
+                clock.now_ps = now
+                self._end_step()
+            elif not self._inbox:
+                now = next_ps()
+                if self._wake_ps < now:
+                    clock.now_ps = self._wake_ps
+                elif now == math.inf:
+                    return
+                else:
+                    happen()
+                    if not self._inbox and self._wake_ps > clock.now_ps:
+                        continue
             now = clock.now_ps
+            while next_ps() <= now:
+                happen()
             self._deliver()
-            if ahead is not None and ahead.resume(now):
-                self._armed = False
-            else:
+            if ahead is None or not ahead.resume(now):
                 self._plan(now)
-                if ahead is not None and inflight:
-                    ahead.run()
-                if not inflight:
-                    break
-            end = inflight[0].end_ps
-            if ahead is None or end >= clock.next_ps():
-                clock.at(end, Priority.STEP_END, self._ended)
-                return
-            clock.now_ps = end
-            if not self._end_step():
-                return
-        if self._inbox:
-            self.plan_again()
-        elif not self._armed and (self.scheduler.waiting or self.scheduler.loading):
-            self._wait_or_relieve()
+                if inflight:
+                    if ahead is not None:
+                        ahead.run()
+                elif not self._inbox and (self.scheduler.waiting or self.scheduler.loading):
+                    self._wait_or_relieve()
+            if self.after_plan is not None:
+                self.after_plan()
 
-    def _ended(self) -> None:
-        if self._end_step():
-            self._play()
-
-    def _end_step(self) -> bool:
-        """The oldest step in flight ends (``update_from_output``); whether the next one is planned at once."""
-        self._armed = True  # what happens now is delivered when the next step is planned
+    def _end_step(self) -> None:
+        """The oldest step in flight ends (``update_from_output``)."""
         step = self.scheduler.inflight.popleft()
         now = step.end_ps
         for call in step.firsts:
@@ -224,16 +229,10 @@ class Host:
                 self._finish(call, now)
         if self.copies:
             self.offloading.step_ended(step)
-        elif not ended:
-            return True
-        if self.clock.next_ps() > now:
-            return True
-        self.clock.at(now, Priority.STEP, self._play)
-        return False
 
     def _deliver(self) -> None:
         """Let it be known what happened since the last step was planned."""
-        self._armed = True  # what a decision makes happen is delivered before the next step
+        self._wake_ps = math.inf
         self.step_number = self.scheduler.decodes.tick
         if self.copies:
             self.link.collect()
@@ -266,7 +265,6 @@ class Host:
             self.metrics.steps += 1
         if inflight or not self.driver.over:  # whatever timers still ring after the last program, its time is up
             self.metrics.sample(now)
-        self._armed = False
 
     def _wait_or_relieve(self) -> None:
         """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up."""

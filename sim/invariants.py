@@ -1,4 +1,4 @@
-"""What must hold in a host after every event (``docs/invariants.md``)."""
+"""What must hold in a host after every plan (``docs/invariants.md``)."""
 
 from __future__ import annotations
 
