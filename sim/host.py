@@ -188,10 +188,10 @@ class Host:
                 clock.now_ps = now
                 self._end_step()
             elif not self._inbox:
-                now = next_ps()
-                if self._wake_ps < now:
-                    clock.now_ps = self._wake_ps
-                elif now == math.inf:
+                coming = next_ps()
+                if self._wake_ps < coming:
+                    clock.now_ps = int(self._wake_ps)
+                elif coming == math.inf:
                     return
                 else:
                     happen()

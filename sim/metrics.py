@@ -226,9 +226,7 @@ class Metrics:
         return free_mean / (evicted / (end / PS))
 
 
-def _program_row(
-    program: str, app: str, arrival: int, finish: int, sums: ProgramSums
-) -> tuple[Any, ...]:
+def _program_row(program: str, app: str, arrival: int, finish: int, sums: ProgramSums) -> tuple[Any, ...]:
     """The row of a program from what is noted when it ends; times in picoseconds."""
     return (
         program,
@@ -264,7 +262,7 @@ def _call_row(
     recomputed: int,
     preemptions: int,
 ) -> tuple[Any, ...]:
-    """The row of a call from what is noted when it ends; times in picoseconds, ``admitted`` is None if it was refused."""
+    """The row of a call from what is noted when it ends; ``admitted`` is None if it was refused."""
     names = (program, node.id, node.agent, node.agent_type, arrival / PS)
     if admitted is None:
         return (*names, *(None,) * 8, prompt, 0, 0, 0, 0, 0, 0, "refused", node.critical)
