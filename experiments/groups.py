@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 
 from tokencake.experiments.settings import PROFILE_KEYS, Bounds
 from tokencake.policies import registry
+from tokencake.policies.compose import HOOKS
 from tokencake.sim.config import EngineConfig, LinkConfig, WorkloadConfig
 from tokencake.sim.latency.profiles import profile_names
 from tokencake.traces.generators import GENERATORS
@@ -32,7 +33,10 @@ def register() -> None:
     for name in registry.names():
         params = {param.name: param.default for param in registry.describe(name).params}
         store.store(group="policy", name=name, node={"name": name} | params)
-    store.store(group="policy", name="custom", node={"name": "custom", "target": None, "params": {}})
+    free: dict[str, Any] = {"info": None, "params": {}}
+    store.store(group="policy", name=registry.CUSTOM, node={"name": registry.CUSTOM, "target": None} | free)
+    parts = dict.fromkeys(HOOKS)
+    store.store(group="policy", name=registry.COMPOSE, node={"name": registry.COMPOSE} | parts | free)
     store.store(group="trace", name="file", node=FILE_TRACE)
     for name, generator in GENERATORS.items():
         store.store(group="trace", name=name, node={"source": name} | _parameters(generator))

@@ -10,9 +10,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 
 from tokencake.experiments.errors import UsageError, did_you_mean, one_line
+from tokencake.policies.compose import HOOKS
 
 # Values that are paths or dotted names: taken as they stand where Hydra's grammar would stumble over a character.
-_VERBATIM = ("out", "trace.path", "hardware.profile", "policy.target")
+_VERBATIM = ("out", "trace.path", "hardware.profile", "policy.target", *(f"policy.{hook}" for hook in HOOKS))
 _ONCE = ("out", "overwrite", "host")
 _CONFIG_DIR = ("--config-dir", "-cd")
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 class Info(Enum):
@@ -489,12 +489,16 @@ class Policy:
     """Base class of all policies; as it stands, it is stock vLLM with FCFS and prefix caching.
 
     Attributes:
-        info: Information level; a host masks what lies above it.
+        info: Information level; a host masks what lies above it. ``NONE`` for a policy that asks for no
+            duration and no length.
         store_when: Causes for which ``store`` is asked.
+        together: Decision points that make sense only with another one of the same policy, when
+            policies are composed: hook to that other hook and the reason.
     """
 
     info: Info = Info.HISTORY
     store_when: tuple[str, ...] = ("prompt",)
+    together: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def observe(self, event: Event, view: View) -> None:
         """Learn from an event; decides nothing."""

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tokencake.policies.api import (
     Action,
@@ -86,6 +86,7 @@ class Autellix(Policy):
     """
 
     info = Info.NONE
+    together: ClassVar = {"place": ("order", "it preempts for the calls that its own order starts next")}
 
     def __init__(
         self,

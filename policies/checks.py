@@ -75,13 +75,16 @@ def check_policy(make_policy: MakePolicy, make_host: MakeHost) -> None:
 
 
 def check_hooks(make_policy: MakePolicy, make_host: MakeHost) -> None:
-    """Hooks return what the interface says, read views only by their names, and change nothing in them."""
+    """Hooks return what the interface says, and read of views only what it names and their level tells."""
     policy = make_policy()
     assert isinstance(policy, Policy), f"{policy!r} is not a tokencake.policies.api.Policy"
     assert isinstance(policy.info, api.Info), f"info must be an Info, got {policy.info!r}"
     unknown = [cause for cause in policy.store_when if cause not in ("prompt", "output", "finished")]
     assert not unknown, f"store_when must name prompt, output or finished, got {unknown}"
-    make_host().run(Watched(policy))
+    try:
+        make_host().run(Watched(policy))
+    except api.InformationError as error:
+        raise AssertionError(f"{type(policy).__name__} asks for what it may not know: {error}") from error
 
 
 def check_completion(make_policy: MakePolicy, make_host: MakeHost) -> None:

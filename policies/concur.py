@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from tokencake.policies.api import (
     Action,
@@ -52,6 +53,7 @@ class Concur(Policy):
     """
 
     info = Info.NONE
+    together: ClassVar = {"place": ("admit", "the hit rate is measured at admission")}
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from tokencake.policies.api import (
     Action,
@@ -53,6 +54,7 @@ class KVFlow(Policy):
     """
 
     info = Info.NONE
+    together: ClassVar = {"evict_order": ("place", "the steps are counted where the stalls are seen")}
     store_when = ("prompt", "finished")
 
     def __init__(self, *, lookahead: int = 2, concurrency: int = 4) -> None:

@@ -16,53 +16,47 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
-from tokencake.policies.api import Policy
+from tokencake.policies.api import Info, Policy
 from tokencake.policies.autellix import Autellix
+from tokencake.policies.compose import HOOKS, Compose
 from tokencake.policies.concur import Concur
 from tokencake.policies.continuum import Continuum
 from tokencake.policies.infercept import InferCept
 from tokencake.policies.kvflow import KVFlow
+from tokencake.policies.params import Param, PolicyError, Required, params_of, typed
 from tokencake.policies.random_legal import RandomLegal
 from tokencake.policies.thunderagent import ThunderAgent
 from tokencake.policies.vllm import Vllm
 from tokencake.policies.vllm_offload import VllmOffload
 from tokencake.policies.vllm_priority import VllmPriority
 
+__all__ = [
+    "COMPOSE",
+    "CUSTOM",
+    "LEVELS",
+    "PolicyError",
+    "PolicyInfo",
+    "class_of",
+    "create",
+    "describe",
+    "names",
+    "register",
+]
+
 CUSTOM = "custom"
 """Name under which a class from outside the repository is created; it is not in :func:`names`."""
 
+COMPOSE = "compose"
+"""Name under which decision points of several policies become one; it is not in :func:`names`."""
 
-class PolicyError(ValueError):
-    """A policy or a parameter that cannot be used; ``str()`` is one line."""
-
-
-class Required:
-    """Stands for the default of a parameter that has none (only a custom policy may)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Param:
-    """One parameter of a policy.
-
-    Attributes:
-        name: Its name.
-        type: Its type, as text.
-        default: Its default, or :class:`Required`.
-        doc: What it means.
-    """
-
-    name: str
-    type: str
-    default: Any
-    doc: str
+LEVELS = {level.name.lower(): level for level in Info if level is not Info.NONE}
+"""Values of the parameter ``info`` of every policy that asks for durations or lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +74,15 @@ class PolicyInfo:
     params: tuple[Param, ...]
 
 
+_LEVEL = Param(
+    "info",
+    " or ".join(map(repr, LEVELS)) + " or null",
+    None,
+    "Level at which durations and lengths are told; null: its own.",
+)
+
+_PARTS = Param("params", "dict", {}, "Parameters of the parts, by the parts' names.")
+
 _POLICIES: dict[str, type[Policy]] = {}
 
 
@@ -89,10 +92,10 @@ def register(name: str, policy: type[Policy]) -> None:
     Raises:
         PolicyError: The name is taken, or the class is no policy with documented, optional parameters.
     """
-    if name in _POLICIES or name == CUSTOM:
+    if name in _POLICIES or name in (CUSTOM, COMPOSE):
         raise PolicyError(f"policy {name!r} is registered already")
     _need_policy(policy, f"policy {name!r}")
-    for param in _params(policy):
+    for param in params_of(policy):
         if param.default is Required:
             raise PolicyError(f"policy {name!r}: parameter {param.name!r} must have a default")
         if not param.doc:
@@ -106,41 +109,110 @@ def names() -> tuple[str, ...]:
 
 
 def describe(name: str) -> PolicyInfo:
-    """Summary and parameters of a registered policy.
+    """Summary and parameters of a registered policy, or of ``compose``.
 
     Raises:
         PolicyError: There is none of that name.
     """
-    policy = _find(name)
+    policy = class_of(name)
     summary = (inspect.getdoc(policy) or "").partition("\n")[0]
-    return PolicyInfo(name, summary, _params(policy))
+    if name == COMPOSE:
+        parts = tuple(
+            Param(hook, "str or null", None, f"Policy that decides `{hook}`; null: stock vLLM.") for hook in HOOKS
+        )
+        return PolicyInfo(name, summary, (*parts, _PARTS, _LEVEL))
+    params = params_of(policy)
+    if policy.info is not Info.NONE:
+        params += (_LEVEL,)
+    return PolicyInfo(name, summary, params)
+
+
+def class_of(name: str) -> type[Policy]:
+    """The class behind a registered name, or ``compose``.
+
+    Raises:
+        PolicyError: There is none of that name.
+    """
+    return Compose if name == COMPOSE else _find(name)
 
 
 def create(name: str, params: Mapping[str, Any] | None = None) -> Policy:
     """A fresh policy.
 
     Args:
-        name: A registered name, or ``custom``.
-        params: Parameters by name; for ``custom``, ``target`` (``"module:Class"``) and ``params``.
+        name: A registered name, ``custom`` or ``compose``.
+        params: Parameters by name. For ``custom``, ``target`` (``"module:Class"``) and ``params``; for
+            ``compose``, a policy's name or ``module:Class`` for each decision point, and ``params``: the
+            parameters of each part, by its name. ``info``, for any policy that asks for durations or
+            lengths, is the level at which it is told them.
 
     Raises:
-        PolicyError: Unknown name or parameter, or a value of the wrong type or outside its range.
+        PolicyError: Unknown name or parameter, a value of the wrong type or outside its range, or
+            decision points that contradict each other.
     """
     given = dict(params or {})
-    if name != CUSTOM:
-        return _make(_find(name), given, "policy")
+    level = given.pop("info", None)
+    if level is not None and level not in LEVELS:
+        raise PolicyError(f"policy.info: must be one of {', '.join(LEVELS)} or null, got {level!r}")
+    if name == COMPOSE:
+        policy: Policy = _compose(given)
+    elif name == CUSTOM:
+        policy = _custom(given)
+    else:
+        policy = _make(_find(name), given, "policy")
+    if level is not None:
+        _see(policy, name, LEVELS[level])
+    return policy
+
+
+def _see(policy: Policy, name: str, level: Info) -> None:
+    if policy.info is Info.NONE:
+        raise PolicyError(f"policy.info: {name} asks for no duration and no length, so no level changes it")
+    if isinstance(policy, Compose):
+        policy.see(level)
+    else:
+        policy.info = level
+
+
+def _custom(given: dict[str, Any]) -> Policy:
     target, inner = given.pop("target", None), given.pop("params", None) or {}
     if given:
         raise PolicyError(f"policy.{next(iter(given))}: unknown key; a custom policy takes target and params")
     if not isinstance(target, str) or not target:
         raise PolicyError(f"policy.target: must name a class as module:Class, got {target!r}")
-    return _make(_load(target), dict(inner), "policy.params")
+    return _make(_load(target, "policy.target"), dict(inner), "policy.params")
+
+
+def _compose(given: dict[str, Any]) -> Policy:
+    inner = given.pop("params", None) or {}
+    names = {hook: given.pop(hook) for hook in HOOKS if given.get(hook) is not None}
+    for key, value in given.items():
+        if value is not None:
+            raise PolicyError(f"policy.{key}: unknown key; {_hint(key, (*HOOKS, 'params'))}")
+    made: dict[str, Policy] = {}
+    for hook, name in names.items():
+        where = f"policy.{hook}"
+        if not isinstance(name, str):
+            raise PolicyError(f"{where}: must name a policy, got {name!r}")
+        if name not in made:
+            try:
+                policy = _load(name, where) if ":" in name else _find(name)
+            except PolicyError as error:
+                raise error if ":" in name else PolicyError(f"{where}: {error}") from error
+            made[name] = _make(policy, dict(inner.get(name) or {}), f"policy.params.{name}")
+    for name in inner:
+        if name not in made:
+            raise PolicyError(f"policy.params.{name}: no part of that name; {_hint(name, made)}")
+    try:
+        return Compose({hook: made[name] for hook, name in names.items()}, names)
+    except ValueError as error:
+        raise PolicyError(f"policy.{error}" if names else f"policy=compose {error}") from error
 
 
 def _find(name: str) -> type[Policy]:
     policy = _POLICIES.get(name)
     if policy is None:
-        raise PolicyError(f"unknown policy {name!r}; {_hint(name, (*_POLICIES, CUSTOM))}")
+        raise PolicyError(f"unknown policy {name!r}; {_hint(name, (*_POLICIES, CUSTOM, COMPOSE))}")
     return policy
 
 
@@ -149,18 +221,15 @@ def _hint(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
-# -- parameters ----------------------------------------------------------------------------------
-
-
 def _make(policy: type[Policy], given: dict[str, Any], where: str) -> Policy:
-    known = {param.name: param for param in _params(policy)}
+    known = {param.name: param for param in params_of(policy)}
     hints = get_type_hints(policy.__init__)
     for key in given:
         if key not in known:
             raise PolicyError(f"{where}.{key}: unknown parameter; {_hint(key, known)}")
     for key, param in known.items():
         if key in given:
-            given[key] = _typed(given[key], hints.get(key, Any), f"{where}.{key}")
+            given[key] = typed(given[key], hints.get(key, Any), f"{where}.{key}")
         elif param.default is Required:
             raise PolicyError(f"{where}.{key}: missing")
     try:
@@ -169,69 +238,11 @@ def _make(policy: type[Policy], given: dict[str, Any], where: str) -> Policy:
         raise PolicyError(f"{where}: {error}") from error
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """``value`` if it is of type ``hint`` (a whole number is a float, too)."""
-    if hint is Any:
-        return value
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for option in options:
-        if get_origin(option) is Literal:
-            if value in get_args(option):
-                return value
-        elif type(value) is (get_origin(option) or option):
-            return value
-    if float in options and type(value) is int:
-        return float(value)
-    raise PolicyError(f"{where}: must be {_type_name(hint)}, got {value!r}")
-
-
-def _type_name(hint: Any) -> str:
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_type_name(option) for option in get_args(hint))
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    if hint is NoneType:
-        return "null"
-    return str(getattr(hint, "__name__", hint))
-
-
-def _params(policy: type[Policy]) -> tuple[Param, ...]:
-    hints = get_type_hints(policy.__init__)
-    docs = _documented(policy)
-    return tuple(
-        Param(
-            parameter.name,
-            _type_name(hints.get(parameter.name, Any)),
-            Required if parameter.default is parameter.empty else parameter.default,
-            docs.get(parameter.name, ""),
-        )
-        for parameter in inspect.signature(policy).parameters.values()
-        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    )
-
-
-def _documented(policy: type[Policy]) -> dict[str, str]:
-    """Parameter descriptions from the ``Args:`` section of the class docstring (Google style)."""
-    _, _, section = (inspect.getdoc(policy) or "").partition("\nArgs:\n")
-    docs: dict[str, str] = {}
-    name = ""
-    for line in section.splitlines():
-        if line and not line.startswith(" "):
-            break
-        entry = re.match(r" {4}(\w+)(?: \(.*\))?: (.*)", line)
-        if entry:
-            name = entry[1]
-            docs[name] = entry[2]
-        elif line.strip() and name:
-            docs[name] += " " + line.strip()
-    return docs
-
-
 # -- classes from outside the repository -----------------------------------------------------------
 
 
-def _load(target: str) -> type[Policy]:
-    where = f"policy.target {target!r}"
+def _load(target: str, where: str) -> type[Policy]:
+    where = f"{where} {target!r}"
     module_name, colon, class_name = target.partition(":")
     if not (module_name and colon and class_name):
         raise PolicyError(f"{where}: must be module:Class")

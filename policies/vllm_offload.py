@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokencake.policies.api import ChainView, Policy, View
+from tokencake.policies.api import ChainView, Info, Policy, View
 
 
 class VllmOffload(Policy):
@@ -17,6 +17,8 @@ class VllmOffload(Policy):
         prompt_only: Copy prompt blocks only (vLLM's default): an answer is stored when it comes back
             as part of the next prompt. Otherwise generated blocks are copied as they fill.
     """
+
+    info = Info.NONE
 
     def __init__(self, *, prompt_only: bool = True) -> None:
         self.prompt_only = prompt_only

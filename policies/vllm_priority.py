@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokencake.policies.api import CallView, Policy, View
+from tokencake.policies.api import CallView, Info, Policy, View
 
 
 class VllmPriority(Policy):
@@ -16,6 +16,8 @@ class VllmPriority(Policy):
     request with the largest priority and arrival time, the first of them if they tie
     (``v1/core/sched/scheduler.py::Scheduler.schedule``).
     """
+
+    info = Info.NONE
 
     def __init__(self) -> None:
         self._places: dict[str, tuple[float, float, str]] = {}

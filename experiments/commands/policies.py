@@ -1,6 +1,7 @@
 """`tokencake policies`: what there is to choose from."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -8,27 +9,47 @@ from rich.table import Table
 from tokencake.experiments.arguments import Parser
 from tokencake.experiments.errors import UsageError, did_you_mean
 from tokencake.policies import registry
+from tokencake.policies.pages import pages
 
 
 def run(words: Sequence[str]) -> None:
-    """List the policies, or describe one with its parameters.
+    """List the policies, describe one with its parameters, or write their pages.
 
     Raises:
-        UsageError: there is no such policy.
+        UsageError: there is no such policy, or the pages cannot be written.
     """
     parser = Parser(prog="tokencake policies", description="Lists the policies, or describes one.")
     parser.add_argument("name", nargs="?", help="a policy to describe")
-    name = parser.parse_args(words).name
+    parser.add_argument("--pages", metavar="FOLDER", help="write one Markdown page a policy into a folder")
+    options = parser.parse_args(words)
+    if options.pages is not None:
+        _write_pages(Path(options.pages))
+        return
+    name = options.name
     if name is None:
         table = Table("policy", "what it does", box=None, pad_edge=False)
         for known in registry.names():
             table.add_row(known, registry.describe(known).summary)
         table.add_row("custom", "your own class: policy=custom policy.target=module:Class policy.params.x=1")
+        table.add_row(
+            "compose", "decision points of several: policy=compose policy.order=autellix policy.place=continuum"
+        )
         Console().print(table)
         return
-    if name not in registry.names():
-        raise UsageError(f"unknown policy {name!r}; {did_you_mean(name, registry.names())}")
+    known_names = (*registry.names(), registry.COMPOSE)
+    if name not in known_names:
+        raise UsageError(f"unknown policy {name!r}; {did_you_mean(name, known_names)}")
     info = registry.describe(name)
     print(f"{info.name}: {info.summary}")
     for param in info.params:
         print(f"  policy.{param.name}={param.default}  ({param.type}) {param.doc}")
+
+
+def _write_pages(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in pages().items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--pages {folder}: {error.strerror}") from error
+    print(f"{len(pages())} pages -> {folder}")

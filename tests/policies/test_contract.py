@@ -8,7 +8,15 @@ from tokencake.policies.checks import CHECKS, check_policy
 from tokencake.sim.checks import sim_host
 
 VARIANTS = [(name, {}) for name in registry.names()]
-VARIANTS += [("vllm-offload", {"prompt_only": False})]
+VARIANTS += [(name, {"info": "oracle"}) for name in registry.names() if registry.create(name).info is not Info.NONE]
+VARIANTS += [
+    ("vllm-offload", {"prompt_only": False}),
+    ("autellix", {"mode": "atlas", "first_quantum_s": 0.05}),
+    ("continuum", {"samples": 3}),
+    ("infercept", {"estimator": "foreseen"}),
+    ("compose", {"order": "autellix", "victim": "autellix", "place": "continuum", "store": "vllm-offload"}),
+    ("compose", {"place": "infercept", "evict_order": None, "admit": "concur", "budget": "infercept"}),
+]
 VARIANTS += [("random", {"seed": seed, "wildness": wildness}) for seed in range(1, 7) for wildness in (0.2, 0.8)]
 
 
@@ -120,7 +128,7 @@ def test_broken_policies(policy, complaint):
 
 
 def test_truths_are_hidden():
-    with pytest.raises(Exception, match="information level is NONE"):
+    with pytest.raises(AssertionError, match=r"WantsTheTruth asks for what it may not know: .* level is NONE"):
         check_policy(WantsTheTruth, sim_host)
 
 
