@@ -64,7 +64,7 @@ def _paragraphs(text: str) -> list[str]:
     lines: list[str] = []
     for line in text.splitlines():
         formula = re.fullmatch(r" +``(.*)``(.*)", line)
-        lines.append(f"    {formula[1]}{formula[2].replace('``', '')}" if formula else _markdown(line))
+        lines.append("    " + (formula[1] + formula[2]).replace("``", "") if formula else _markdown(line))
     return lines
 
 
