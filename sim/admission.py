@@ -7,8 +7,8 @@ budget is used up or enough calls run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokencake.policies.api import CallView, Need, Policy, Verdict, overrides
 from tokencake.sim.calls import Call, Status
@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from tokencake.sim.config import EngineConfig
     from tokencake.sim.scheduler import Scheduler
     from tokencake.sim.step import Step, Watcher
+
+
+class Offer(NamedTuple):
+    """A waiting call that is to start.
+
+    Attributes:
+        call: The call.
+        match: Its prefix hit.
+        found: Blocks after those to be loaded from the CPU tier.
+        tokens: Tokens to compute in this step; 0 if it loads.
+        fits: Whether memory and reservations let it start.
+    """
+
+    call: Call
+    match: Match
+    found: int
+    tokens: int
+    fits: bool
 
 
 class Admission:
@@ -31,6 +49,7 @@ class Admission:
     def __init__(self, queues: Scheduler, config: EngineConfig, policy: Policy, watcher: Watcher):
         self.changed = True
         self.short = False
+        self._left = 0
         self._queues = queues
         self._config = config
         self._policy = policy
@@ -53,30 +72,53 @@ class Admission:
             self._queues.decodes.sync_growers(call.holding.chain)
             self._loaded(call)
             tokens = self._first_chunk(call, call.computed, budget, cap)
-            if -(-call.tokens // self._queues.block_size) - call.holding.blocks > self._queues.pool.free:
+            size, held = self._queues.block_size, call.holding.blocks
+            if not self._fits(-(-call.tokens // size) - held, -(-(call.computed + tokens) // size) - held, 0):
                 self.short = True
                 return
             del self._queues.loading[position]
             budget -= tokens
             self._queues.start(step, call, tokens)
+        self._left = budget
+        for offer in self.offers(self._tokens_left, cap):
+            if not offer.fits:
+                self.refuse(offer.call)
+                return
+            self._start(step, offer)
+            self._left -= offer.tokens
+
+    def _tokens_left(self) -> int:
+        return self._left
+
+    def refuse(self, call: Call) -> None:
+        """A call that the policy admitted does not fit."""
+        if self._admits:
+            self._watcher.refuse_admission(call, "does not fit")
+
+    def offers(self, left: Callable[[], int], cap: int) -> Iterator[Offer]:
+        """Waiting calls that are to start, in order; what does not fit is the last one.
+
+        Args:
+            left: Tokens that the step has left, asked before each call.
+            cap: Most tokens of one call (0: no cap).
+        """
         later: list[Call] = []
-        waiting = self._queues.waiting
-        for call in self._candidates():
-            if budget <= 0 or len(self._queues.running) >= self._config.max_num_seqs:
-                return
-            used = self._try(step, call, budget, cap, later)
-            if used is None:
-                return
-            budget -= used
-            if not waiting:
-                return
-        for call in later:
-            if budget <= 0 or len(self._queues.running) >= self._config.max_num_seqs:
-                return
-            used = self._try(step, call, budget, cap, None)
-            if used is None:
-                return
-            budget -= used
+        for source in (self._candidates(), later):
+            remaining = iter(source)
+            while left() > 0 and len(self._queues.running) < self._config.max_num_seqs:
+                call = next(remaining, None)
+                if call is None:
+                    break
+                offer, verdict = self._offer(call, left(), cap)
+                if verdict is Verdict.STOP:
+                    return
+                if verdict is Verdict.LATER and source is not later:
+                    later.append(call)
+                if verdict is not Verdict.ADMIT or offer is None:
+                    continue
+                yield offer
+                if not offer.fits or not self._queues.waiting:
+                    return
 
     def _loaded(self, call: Call) -> None:
         """Make a finished load findable (``_update_waiting_for_remote_kv``)."""
@@ -111,10 +153,10 @@ class Admission:
             if not named.program.parked:
                 yield named
 
-    def _try(self, step: Step, call: Call, budget: int, cap: int, later: list[Call] | None) -> int | None:
-        """Offer one waiting call; returns the tokens it uses, or None to end the scan."""
+    def _offer(self, call: Call, budget: int, cap: int) -> tuple[Offer | None, Verdict]:
+        """What starting one waiting call takes, and what the policy says to it."""
         if self._queues.inflight and call.last_step >= self._queues.inflight[0].number:
-            return 0  # an output from before its preemption is still in flight
+            return None, Verdict.SKIP  # an output from before its preemption is still in flight
         size = self._queues.block_size
         if self._config.prefix_caching:
             chain = call.holding.chain
@@ -125,7 +167,7 @@ class Admission:
         hit = match.blocks
         found = self._watcher.find_cpu(call, hit) if self._config.cpu_blocks else 0
         if found is None:
-            return 0
+            return None, Verdict.SKIP
         total = -(-call.tokens // size)
         if found:
             tokens, chunk = 0, found
@@ -135,25 +177,11 @@ class Admission:
         full = total - hit + match.free
         fits = self._fits(full, chunk + match.free, found) and self._watcher.room(call, full)
         self.short = self.short or not fits  # a policy may see that too, and say STOP
-        if self._admits:
-            need = Need(chunk, total - hit, hit, found, match.free, fits)
-            verdict = self._policy.admit(self._queues.view, self._queues.view.call(call), need)
-            if verdict is Verdict.LATER and later is not None:
-                later.append(call)
-            if verdict is Verdict.SKIP or verdict is Verdict.LATER:
-                return 0
-            if verdict is Verdict.STOP:
-                return None
-        if not fits:
-            if self._admits:
-                self._watcher.refuse_admission(call, "does not fit")
-            return None
-        self._enter(call, match, found)
-        if found:
-            self._watcher.load(call, hit, found)
-            return 0
-        self._queues.start(step, call, tokens)
-        return tokens
+        offer = Offer(call, match, found, tokens, fits)
+        if not self._admits:
+            return offer, Verdict.ADMIT
+        need = Need(chunk, total - hit, hit, found, match.free, fits)
+        return offer, self._policy.admit(self._queues.view, self._queues.view.call(call), need)
 
     def _fits(self, full: int, now: int, found: int) -> bool:
         """``KVCacheManager.allocate_slots`` for a waiting call.
@@ -183,15 +211,22 @@ class Admission:
             tokens = cap
         return min(tokens, budget)
 
-    def _enter(self, call: Call, match: Match, found: int) -> None:
-        """Give a waiting call its prefix hit."""
+    def _start(self, step: Step, offer: Offer) -> None:
+        """Give a waiting call its prefix hit, and let it run or load."""
+        self.entered(offer.call, offer.match.blocks, offer.found)
+        if offer.match.blocks:
+            self._queues.pool.acquire(offer.call.holding, offer.match)
+        if offer.found:
+            self._watcher.load(offer.call, offer.match.blocks, offer.found)
+        else:
+            self._queues.start(step, offer.call, offer.tokens)
+        self._watcher.admitted(offer.call)
+
+    def entered(self, call: Call, hit: int, found: int) -> None:
+        """A waiting call leaves the queue with ``hit`` blocks of the GPU and ``found`` of the CPU tier."""
         self.changed = True
-        hit = match.blocks
-        if hit:
-            self._queues.pool.acquire(call.holding, match)
         call.computed = hit * self._queues.block_size
         if not call.preemptions:
-            call.gpu_hit_tokens = hit * self._queues.block_size
+            call.gpu_hit_tokens = call.computed
             call.cpu_hit_tokens = min(found * self._queues.block_size, call.tokens - call.computed)
         del self._queues.waiting[call]
-        self._watcher.admitted(call)

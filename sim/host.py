@@ -19,7 +19,7 @@ from tokencake.policies.api import CallView, Event, EventKind, Policy, Trigger, 
 from tokencake.sim.ahead import Ahead
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
-from tokencake.sim.chains import ContentTree
+from tokencake.sim.chains import Chain, ContentTree
 from tokencake.sim.clock import Clock
 from tokencake.sim.config import PS, SimConfig, StuckError
 from tokencake.sim.cpu import CpuTier
@@ -37,6 +37,7 @@ from tokencake.sim.view import HostView
 
 if TYPE_CHECKING:
     from tokencake.sim.knowledge import Knowledge
+    from tokencake.sim.step import Step
     from tokencake.traces.schema import Program, ToolNode
 
 
@@ -59,23 +60,11 @@ class Host:
         self.policy = policy
         self.knowledge = knowledge
         self.clock = Clock()
-        self.tree = ContentTree(engine.block_size, keep=config.free_recompute)
-        blocks = 1 << 40 if config.infinite_kv else engine.gpu_blocks
-        kind: type[RunPool | BlockPool] = RunPool if engine.runs or config.infinite_kv else BlockPool
-        self.pool: RunPool | BlockPool = kind(
-            blocks,
-            self.tree,
-            caching=engine.prefix_caching,
-            unhashed_first=engine.version != "0.22",
-        )
-        tier: type[CpuTier | BlockCpuTier] = CpuTier if engine.runs else BlockCpuTier
-        self.cpu: CpuTier | BlockCpuTier = tier(engine.cpu_blocks, self.tree)
         self.link = Link(self.clock, config.link)
         self.live: dict[str, Call] = {}
-        self.scheduler = Scheduler(config, policy, self.pool, self)
+        self._make_engine()
         self.view = HostView(self, policy.info)
         self.scheduler.view = self.view
-        self.offloading = Offloading(self)
         self.placement = Placement(self)
         self.metrics = Metrics(self)
         self.driver = Driver(self.clock, programs, config.workload, self)
@@ -95,6 +84,24 @@ class Host:
             self.pool.evict_key = self._rank(policy.evict_order(self.view, "gpu"))
             self.cpu.evict_key = self._rank(policy.evict_order(self.view, "cpu"))
         self.pool.on_reuse = self.offloading.reused
+
+    def _make_engine(self) -> None:
+        """Make what decides and remembers like vLLM; a host that has vLLM itself makes that."""
+        config = self.config
+        engine = config.engine
+        self.tree = ContentTree(engine.block_size, keep=config.free_recompute)
+        blocks = 1 << 40 if config.infinite_kv else engine.gpu_blocks
+        kind: type[RunPool | BlockPool] = RunPool if engine.runs or config.infinite_kv else BlockPool
+        self.pool: RunPool | BlockPool = kind(
+            blocks,
+            self.tree,
+            caching=engine.prefix_caching,
+            unhashed_first=engine.version != "0.22",
+        )
+        tier: type[CpuTier | BlockCpuTier] = CpuTier if engine.runs else BlockCpuTier
+        self.cpu: CpuTier | BlockCpuTier = tier(engine.cpu_blocks, self.tree)
+        self.scheduler = Scheduler(config, self.policy, self.pool, self)
+        self.offloading = Offloading(self)
 
     @property
     def now_ps(self) -> int:
@@ -217,18 +224,22 @@ class Host:
         now = step.end_ps
         for call in step.firsts:
             call.first_token_ps = now
+        for call, yields in step.stale:
+            call.known += yields
+            call.produced = call.known
+        self._conclude(step)
+        if self.copies:
+            self.offloading.step_ended(step)
+
+    def _conclude(self, step: Step) -> None:
+        """Calls that got their last output end, in the order in which they were scheduled."""
         ended = step.finishers
         if step.stale:
-            for call, yields in step.stale:
-                call.known += yields
-                call.produced = call.known
             ended = sorted([*ended, *(call for call, _ in step.stale)], key=_scheduled_order)
         for call in ended:
             done = call.status is Status.PREEMPTED and call.known == call.output
             if done or call.status is Status.RUNNING:
-                self._finish(call, now)
-        if self.copies:
-            self.offloading.step_ended(step)
+                self.finish(call, step.end_ps)
 
     def _deliver(self) -> None:
         """Let it be known what happened since the last step was planned."""
@@ -286,21 +297,24 @@ class Host:
 
     def _queue(self, call: Call) -> None:
         """A call enters the waiting queue (``add_request``)."""
-        if self.config.engine.prefix_caching:
-            content = call.program.resolved[call.node.id]
-            chain = self.tree.chain(content.prompt + content.output)
-        else:
-            chain = self.tree.nothing
-        call.holding = Holding(chain, call)
+        call.holding = Holding(self._chain(call), call)
         call.status = Status.WAITING
-        self.scheduler.waiting[call] = None
+        self.scheduler.enqueue(call)
         self.metrics.waits(call)
         if self._observes:
             self._tell_call(EventKind.CALL_QUEUED, call.arrival_ps, call)
         if self._places:
             self.placement.ask(Trigger.QUEUED, call)
 
-    def _finish(self, call: Call, now: int) -> None:
+    def _chain(self, call: Call) -> Chain:
+        """What names the content of a call's blocks."""
+        if not self.config.engine.prefix_caching:
+            return self.tree.nothing
+        content = call.program.resolved[call.node.id]
+        return self.tree.chain(content.prompt + content.output)
+
+    def finish(self, call: Call, now: int) -> None:
+        """A call has its last output and still holds its blocks."""
         run = call.program
         self.eventful = True
         self.scheduler.finish(call)

@@ -85,6 +85,10 @@ class Scheduler:
         """Something happened on which a policy's order may depend."""
         self._admission.changed = True
 
+    def enqueue(self, call: Call) -> None:
+        """A call arrives at the tail of the queue (``add_request``)."""
+        self.waiting[call] = None
+
     # -- one step --------------------------------------------------------------------------------
 
     def schedule(self) -> Step | None:

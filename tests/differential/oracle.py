@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import vllm_engine
 from agents import Agents, Issued
 
+from tokencake.engine.contents import token_ids
+from tokencake.engine.stock import make_request, make_scheduler
 from tokencake.sim.config import PS, SimConfig
 from tokencake.traces.schema import Program
 
@@ -80,7 +81,7 @@ class Oracle:
 
     def __init__(self, config: SimConfig, policy: str = "fcfs"):
         self._config = config
-        self._scheduler = vllm_engine.make_scheduler(config.engine, policy)
+        self._scheduler = make_scheduler(config.engine, policy)
         self._seen: dict[str, Seen] = {}
         self._last_end = 0
         self._log: list[tuple[int, int, dict[str, int]]] = []
@@ -123,15 +124,15 @@ class Oracle:
     def _submit(self, issued: Issued) -> None:
         content = issued.content
         name = "/".join(issued.key)
-        request = vllm_engine.make_request(
+        request = make_request(
             name,
-            vllm_engine.token_ids(content.prompt),
+            token_ids(content.prompt),
             issued.node.output_tokens,
             self._config.engine.block_size,
             priority=issued.run.rank,
             arrival_s=issued.arrival_ps / PS,
         )
-        self._seen[name] = Seen(issued, request, vllm_engine.token_ids(content.output))
+        self._seen[name] = Seen(issued, request, token_ids(content.output))
         self._scheduler.add_request(request)
 
     def _schedule(self, now: int) -> Batch:

@@ -6,8 +6,10 @@ the front; what was goes to the back, each call's tail before its head.
 """
 
 import pytest
-import vllm_engine
 
+from tokencake.engine.contents import prepare_hashing, token_ids
+from tokencake.engine.install import missing
+from tokencake.engine.stock import make_request
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.chains import ContentTree
 from tokencake.sim.extents import Holding
@@ -56,17 +58,14 @@ def test_simulated_pools(kind):
     pool.check([four])
 
 
-@pytest.mark.skipif(vllm_engine.missing() is not None, reason=str(vllm_engine.missing()))
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
 @pytest.mark.filterwarnings("ignore")
 def test_vllm_pool():
     from vllm.v1.core.block_pool import BlockPool as VllmPool
-    from vllm.v1.core.kv_cache_utils import init_none_hash
 
-    init_none_hash(vllm_engine.hash_function())
+    prepare_hashing()
     pool = VllmPool(9, enable_caching=True, hash_block_size=SIZE)
-    requests = {
-        name: vllm_engine.make_request(name, vllm_engine.token_ids(p), 1, SIZE) for name, p in [("a", A), ("b", B)]
-    }
+    requests = {name: make_request(name, token_ids(p), 1, SIZE) for name, p in [("a", A), ("b", B)]}
     names = {}
 
     def take(name, count, hashed):

@@ -1,17 +1,17 @@
 """The simulator makes the decisions of vLLM's own scheduler, to the last picosecond."""
 
 import pytest
-import vllm_engine
 from cases import Case, make_case
 from comparison import differences
 from oracle import LivelockError
 
+from tokencake.engine.install import missing
 from tokencake.policies.vllm_priority import VllmPriority
 from tokencake.sim.config import EngineConfig, SimConfig, WorkloadConfig
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
 from tokencake.traces.generators import GENERATORS
 
-REASON = vllm_engine.missing()
+REASON = missing()
 pytestmark = [
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
     pytest.mark.filterwarnings("ignore"),  # vLLM's, when it is first used

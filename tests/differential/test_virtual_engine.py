@@ -1,0 +1,64 @@
+"""The simulator makes the decisions of vLLM's own scheduler under every policy: equal runs, byte for byte."""
+
+from functools import partial
+
+import equality
+import pytest
+from cases import make_case
+
+from tokencake.engine.install import missing
+from tokencake.policies import registry
+
+REASON = missing()
+pytestmark = [
+    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
+    pytest.mark.filterwarnings("ignore"),  # vLLM's, when it is first used
+]
+MODES = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+BASIC = ("vllm", "vllm-priority", "random")
+
+
+def differences(case, *arguments, **keywords):
+    try:
+        return equality.differences(case, *arguments, **keywords)
+    except equality.LivelockError:
+        assert not case.config.engine.reserve_full_isl
+        pytest.skip("calls admitted without room for their prompts preempt each other for ever, in vLLM too")
+
+
+def seeds(quick, slow):
+    return [*range(quick), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(quick, slow))]
+
+
+def policy(name, seed):
+    return partial(registry.create, name, {"seed": seed} if name == "random" else {})
+
+
+@MODES
+@pytest.mark.parametrize("name", BASIC)
+@pytest.mark.parametrize("seed", seeds(50, 1000))
+def test_no_decision_differs(seed, name, asynchronous):
+    assert differences(make_case(seed, asynchronous=asynchronous), policy(name, seed)) == []
+
+
+@MODES
+@pytest.mark.parametrize("name", [name for name in registry.names() if name not in BASIC])
+@pytest.mark.parametrize("seed", seeds(10, 200))
+def test_no_decision_differs_under_a_published_policy(seed, name, asynchronous):
+    assert differences(make_case(seed, asynchronous=asynchronous), policy(name, seed)) == []
+
+
+@MODES
+@pytest.mark.parametrize("seed", seeds(10, 1000))
+def test_priority_is_vllms_own_queue(seed, asynchronous):
+    case = make_case(seed, asynchronous=asynchronous)
+    assert differences(case, policy("vllm-priority", seed), native="priority") == []
+
+
+@MODES
+@pytest.mark.parametrize("rule", [{"version": "0.22"}, {"prefix_caching": False}, {"reserve_full_isl": False}], ids=str)
+def test_a_wrong_rule_is_noticed(rule, asynchronous):
+    found = [
+        differences(make_case(seed, asynchronous=asynchronous), policy("random", seed), **rule) for seed in range(20)
+    ]
+    assert any(found)
