@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tokencake.policies.api import Event, EventKind, ProgramView
+from tokencake.policies.api import Event, EventKind, ProgramView, View
 
 
 class Frontier:
@@ -80,3 +80,88 @@ class Frontier:
                 continue
             values[at] = reach(at, max((values[b] for b in before), default=0.0))
         return values[node]
+
+    def ready_at(self, view: View, program: ProgramView, node: str, token_s: float) -> float:
+        """When the call at a node can be expected to arrive, in seconds of the run.
+
+        Tools take what the view foresees of them (unknown: no time), calls that have not ended their
+        foreseen output at ``token_s`` seconds a token, from now on.
+        """
+        now = view.now
+
+        def reach(at: str, before: float) -> float:
+            if at == node:
+                return before
+            tool = program.tool(at)
+            if tool is None:
+                return max(before, now) + (view.foresee_call(program, at) or 0.0) * token_s
+            begin = max(before, now) if tool.started_s is None else tool.started_s
+            return begin + (view.foresee_tool(program, at) or 0.0)
+
+        return self.walk(program, node, reach)
+
+
+class Remaining:
+    """Longest paths from nodes to the end of their programs; pass it every event.
+
+    A node that has not ended has no descendant that has, so the paths never change, and the longest path that
+    remains of a program is that of its first unfinished node in their order.
+
+    Args:
+        cost: ``cost(view, program, node)``, what a node adds to a path.
+    """
+
+    def __init__(self, cost: Callable[[View, ProgramView, str], float]):
+        self._cost = cost
+        self._paths: dict[str, dict[str, float]] = {}
+        self._ranked: dict[str, list[str]] = {}
+        self._frontier = Frontier()
+
+    def observe(self, event: Event) -> None:
+        """Follow what has ended, and forget programs that have."""
+        self._frontier.observe(event)
+        if event.kind is EventKind.PROGRAM_FINISHED:
+            self._paths.pop(event.program, None)
+            self._ranked.pop(event.program, None)
+
+    def path(self, view: View, program: ProgramView, node: str) -> float:
+        """Longest path from a node to the end, its own cost included."""
+        return self._of(view, program)[node]
+
+    def left(self, view: View, program: ProgramView) -> float:
+        """Longest path from any node that has not ended."""
+        paths = self._of(view, program)
+        ranked = self._ranked[program.id]
+        while ranked and self._frontier.finished(program.id, ranked[-1]):
+            ranked.pop()
+        return paths[ranked[-1]] if ranked else 0.0
+
+    def _of(self, view: View, program: ProgramView) -> dict[str, float]:
+        found = self._paths.get(program.id)
+        if found is None:
+            found = self._paths[program.id] = self._longest(view, program)
+            self._ranked[program.id] = sorted(found, key=lambda node: found[node])
+        return found
+
+    def _longest(self, view: View, program: ProgramView) -> dict[str, float]:
+        paths: dict[str, float] = {}
+        for root in program.nodes:
+            stack = [root]
+            while stack:
+                at = stack[-1]
+                after = program.successors(at)
+                missing = [node for node in after if node not in paths]
+                if missing and at not in paths:
+                    stack += missing
+                    continue
+                stack.pop()
+                if at not in paths:
+                    paths[at] = self._cost(view, program, at) + max((paths[node] for node in after), default=0.0)
+        return paths
+
+
+def decode_s(view: View, program: ProgramView, node: str) -> float:
+    """Seconds in which a call would decode alone, as far as its output is foreseen; 0 for a tool."""
+    if program.tool(node) is not None:
+        return 0.0
+    return (view.foresee_call(program, node) or 0.0) * view.cost.step_time(1, 0)

@@ -24,13 +24,17 @@ from typing import Any, get_type_hints
 
 from tokencake.policies.api import Info, Policy
 from tokencake.policies.autellix import Autellix
+from tokencake.policies.belady import Belady
+from tokencake.policies.clairvoyant import Clairvoyant
 from tokencake.policies.compose import HOOKS, Compose
 from tokencake.policies.concur import Concur
 from tokencake.policies.continuum import Continuum
+from tokencake.policies.critical_path import CriticalPath
 from tokencake.policies.infercept import InferCept
 from tokencake.policies.kvflow import KVFlow
 from tokencake.policies.params import Param, PolicyError, Required, params_of, typed
 from tokencake.policies.random_legal import RandomLegal
+from tokencake.policies.srpf import ShortestRemaining
 from tokencake.policies.thunderagent import ThunderAgent
 from tokencake.policies.vllm import Vllm
 from tokencake.policies.vllm_offload import VllmOffload
@@ -285,6 +289,10 @@ for _name, _policy in (
     ("autellix", Autellix),
     ("thunderagent", ThunderAgent),
     ("concur", Concur),
+    ("srpf", ShortestRemaining),
+    ("critical-path", CriticalPath),
+    ("belady", Belady),
+    ("clairvoyant", Clairvoyant),
     ("random", RandomLegal),
 ):
     register(_name, _policy)
