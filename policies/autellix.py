@@ -20,7 +20,7 @@ from tokencake.policies.api import (
     Trigger,
     View,
 )
-from tokencake.policies.service import Service
+from tokencake.policies.service import CallClock, Service
 
 
 @dataclass(slots=True)
@@ -124,6 +124,8 @@ class Autellix(Policy):
         """Account for service; give a new call its ticket."""
         if event.kind is EventKind.CALL_FINISHED:
             self._ended(event)
+        elif event.kind is EventKind.CALL_PREEMPTED:
+            self._demote(event.call, self._service.call(event.program, event.call), event.at)
         self._service.observe(event)
         if event.kind is EventKind.CALL_QUEUED:
             self._arrived(event)
@@ -164,36 +166,37 @@ class Autellix(Policy):
         """Every ``interval_steps``: demote, help the starving, and preempt for higher queues."""
         if trigger is not Trigger.STEP or view.step % self.interval_steps:
             return ()
-        waiting = view.waiting
-        if not waiting:
+        if not self._service.waiting:
             return ()  # where nobody waits, queues decide nothing
-        running = view.running
-        for call in (*running, *waiting):
-            self._demote(call, view.now)
+        waiting, running = view.waiting, view.running
+        for call in running:
+            self._demote(call.id, self._service.call(call.program.id, call.id), view.now)
         for call in waiting:
-            self._help(call, view.now)
+            if self._tickets[call.id].level:
+                self._help(call, view.now)
         return self._preempt(view, sorted(waiting, key=self._rank), sorted(running, key=self._rank))
 
     def next_change(self, view: View) -> tuple[float | None, int | None] | None:
         """The next look, if somebody waits."""
-        return (None, view.step - view.step % self.interval_steps + self.interval_steps) if view.waiting else None
+        if not self._service.waiting:
+            return None
+        return None, view.step - view.step % self.interval_steps + self.interval_steps
 
-    def _demote(self, call: CallView, now: float) -> None:
+    def _demote(self, call: str, clock: CallClock | None, now: float) -> None:
         """Let a call fall as many queues as its service since it entered them covers."""
-        ticket = self._tickets[call.id]
-        clock = self._service.call(call.program.id, call.id)
         if clock is None:
             return
+        ticket = self._tickets[call]
         served = clock.served_at(now)
         while ticket.level < len(self._quanta) and served - ticket.done >= self._quanta[ticket.level]:
             ticket.done += self._quanta[ticket.level]
             ticket.level += 1
-            ticket.entered = now - (served - ticket.done) if clock.running else clock.since
+            ticket.entered = now - (served - ticket.done)
 
     def _help(self, call: CallView, now: float) -> None:
         ticket = self._tickets[call.id]
         clock = self._service.call(call.program.id, call.id)
-        if clock is None or not ticket.level:
+        if clock is None:
             return
         program = self._service.program(call.program.id)
         waited = program.waited + clock.waited_at(now) - ticket.forgiven_waited

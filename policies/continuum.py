@@ -17,6 +17,7 @@ from tokencake.policies.api import (
     Trigger,
     View,
 )
+from tokencake.policies.arrivals import Age, Arrivals
 from tokencake.policies.durations import EVERY_TOOL, ToolHistory, foreseen
 from tokencake.policies.returns import Pins
 
@@ -73,6 +74,7 @@ class Continuum(Policy):
         self._history = ToolHistory(window)
         self._turns = Turns(prior_eta)
         self._pins = Pins()
+        self._arrivals = Arrivals()
         self._wait_s = self._share = 0.0
         self._queued: dict[str, tuple[float, float]] = {}
 
@@ -83,6 +85,7 @@ class Continuum(Policy):
         self._history.observe(event)
         self._turns.observe(event)
         self._pins.observe(event)
+        self._arrivals.observe(event)
         if event.kind is EventKind.CALL_ADMITTED and event.call in self._queued:
             arrival, share = self._queued.pop(event.call)
             self._wait_s += event.at - arrival
@@ -94,12 +97,12 @@ class Continuum(Policy):
         """Preempted calls, calls whose KV is kept, the rest; each by arrival of program and call."""
         return sorted(waiting, key=self._rank)
 
-    def _rank(self, call: CallView) -> tuple[bool, bool, float, float, str]:
-        return (not call.preemptions, not self._pins.awaits(call.id), *_age(call))
+    def _rank(self, call: CallView) -> tuple[bool, bool, Age]:
+        return not call.preemptions, not self._pins.awaits(call.id), self._arrivals.age(call)
 
     def victim(self, view: View, need: int, for_call: CallView) -> CallView:
         """The running call of the latest program."""
-        return max(view.running, key=_age)
+        return max(view.running, key=self._arrivals.age)
 
     def place(self, view: View, trigger: Trigger, subject: ChainView | None) -> Sequence[Action]:
         """Keep at a call's end; keep on while the next call waits; drop the latest under pressure."""
@@ -123,7 +126,7 @@ class Continuum(Policy):
         """Unpin the latest programs until the first waiting call has room."""
         waiting = self.order(view, view.waiting)
         kept = [self._pins[name] for name in self._pins]
-        latest_first = sorted(kept, key=lambda chain: _age(chain.call), reverse=True)
+        latest_first = sorted(kept, key=lambda chain: self._arrivals.age(chain.call), reverse=True)
         return self._pins.make_room(view, waiting[0], latest_first) if waiting else ()
 
     # -- the time to live -------------------------------------------------------------------------------
@@ -202,7 +205,3 @@ def best_time_to_live(durations: Sequence[float], benefit: float) -> float:
         if value > best_value:
             best, best_value = tau, value
     return best
-
-
-def _age(call: CallView) -> tuple[float, float, str]:
-    return call.program.arrival_s, call.arrival_s, call.id

@@ -21,6 +21,7 @@ from tokencake.policies.api import (
     Unpin,
     View,
 )
+from tokencake.policies.arrivals import Arrivals
 from tokencake.policies.returns import Pins
 
 
@@ -91,6 +92,7 @@ class InferCept(Policy):
         self._budget: Budget | None = None
         self._saturation = saturation_tokens
         self._pins = Pins()
+        self._arrivals = Arrivals()
         self._kept: dict[str, Intercepted] = {}
         self._leaving: dict[str, Intercepted] = {}
         self._running: dict[str, None] = {}
@@ -99,6 +101,7 @@ class InferCept(Policy):
     def observe(self, event: Event, view: View) -> None:
         """Follow pins and the number of running calls."""
         self._pins.observe(event)
+        self._arrivals.observe(event)
         if event.kind is EventKind.CALL_ADMITTED:
             self._running[event.call] = None
         elif event.kind in (EventKind.CALL_PREEMPTED, EventKind.CALL_FINISHED):
@@ -113,7 +116,7 @@ class InferCept(Policy):
 
     def order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
         """By arrival of the program, then of the call."""
-        return sorted(waiting, key=_original_arrival)
+        return sorted(waiting, key=self._arrivals.age)
 
     def budget(self, view: View) -> Budget | None:
         """At most ``S`` tokens."""
@@ -230,7 +233,3 @@ def saturation(view: View) -> int:
             return tokens
         tokens *= 2
     return view.token_budget
-
-
-def _original_arrival(call: CallView) -> tuple[float, float, str]:
-    return call.program.arrival_s, call.arrival_s, call.id

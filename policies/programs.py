@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokencake.policies.api import Event, EventKind, View
+from tokencake.policies.api import ChainView, Event, EventKind
+from tokencake.policies.returns import Returns
 
 
 @dataclass(slots=True)
@@ -24,6 +25,8 @@ class Standing:
         acting_since: When its last call ended; None while a call is under way.
         paused_since: When it was held back; None if it is not.
         marked: It is to be held back at its next boundary.
+        call_tokens: Input of its calls under way.
+        stalled_tokens: Tokens of the ended calls that it will come back to.
     """
 
     id: str
@@ -35,6 +38,13 @@ class Standing:
     acting_since: float | None = None
     paused_since: float | None = None
     marked: bool = False
+    call_tokens: int = 0
+    stalled_tokens: int = 0
+
+    @property
+    def context(self) -> int:
+        """Tokens of its calls under way, or of what it will come back to while there are none."""
+        return self.call_tokens if self.under_way else self.stalled_tokens
 
     @property
     def reasoning(self) -> bool:
@@ -48,6 +58,8 @@ class Programs:
     def __init__(self) -> None:
         self.under_way: dict[str, Standing] = {}
         self._seen: dict[str, None] = {}
+        self._stalls = Returns()
+        self._tokens: dict[str, int] = {}
         self._arrivals = 0
 
     def observe(self, event: Event) -> None:
@@ -55,6 +67,9 @@ class Programs:
         kind = event.kind
         if kind is EventKind.PROGRAM_FINISHED:
             self.under_way.pop(event.program, None)
+            for chain in self._stalls.of_program(event.program):
+                self._stalls.remove(chain.call.id)
+                self._tokens.pop(chain.call.id, None)
         elif kind is EventKind.CALL_QUEUED:
             program = self.standing(event.program)
             program.calls += 1
@@ -84,15 +99,24 @@ class Programs:
             found = self.under_way[program] = Standing(program, self._arrivals)
         return found
 
-    def contexts(self, view: View) -> dict[str, int]:
-        """Tokens of each program: of its calls under way, or of the chains that it will come back to."""
-        tokens = dict.fromkeys(self.under_way, 0)
-        for call in (*view.running, *view.waiting):
-            name = call.program.id
-            tokens[name] = tokens.get(name, 0) + call.prompt_tokens + call.output_tokens
-        for chain in view.stalled:
-            call = chain.call
-            standing = self.under_way.get(call.program.id)
-            if standing is not None and not standing.reasoning:
-                tokens[standing.id] += call.prompt_tokens + call.output_tokens
-        return tokens
+    def queued(self, chain: ChainView) -> Standing:
+        """A call waits (``place(QUEUED)``): it takes over the context of what it continues."""
+        call = chain.call
+        program = self.standing(call.program.id)
+        for before in self._stalls.before(call.id):
+            program.stalled_tokens -= self._tokens.pop(before.call.id)
+            self._stalls.remove(before.call.id)
+        self._tokens[call.id] = call.prompt_tokens
+        program.call_tokens += call.prompt_tokens
+        return program
+
+    def stalled(self, chain: ChainView) -> Standing:
+        """A call has ended (``place(STALL)``)."""
+        call = chain.call
+        program = self.standing(call.program.id)
+        program.call_tokens -= self._tokens.pop(call.id, 0)
+        if chain.next_calls:
+            self._stalls.add(chain)
+            self._tokens[call.id] = call.prompt_tokens + call.output_tokens
+            program.stalled_tokens += self._tokens[call.id]
+        return program

@@ -61,10 +61,12 @@ class Service:
 
     Attributes:
         programs: By program id, until the program ends.
+        waiting: Calls that wait.
     """
 
     def __init__(self) -> None:
         self.programs: dict[str, ProgramClock] = {}
+        self.waiting = 0
 
     def observe(self, event: Event) -> None:
         """Advance the clocks."""
@@ -72,11 +74,13 @@ class Service:
             self.programs.pop(event.program, None)
         elif event.kind is EventKind.CALL_QUEUED:
             self.program(event.program).calls[event.call] = CallClock(event.program, event.at)
+            self.waiting += 1
         elif event.kind is EventKind.CALL_ADMITTED:
             clock = self.call(event.program, event.call)
             if clock is not None and not clock.running:
                 clock.waited += event.at - clock.since
                 clock.since, clock.running = event.at, True
+                self.waiting -= 1
         elif event.kind is EventKind.CALL_PREEMPTED or event.kind is EventKind.CALL_FINISHED:
             self._stop(event)
 
@@ -93,6 +97,8 @@ class Service:
         clock = program.calls.get(event.call)
         if clock is None:
             return
+        if clock.running:
+            self.waiting += 1
         clock.served = clock.served_at(event.at)
         clock.waited = clock.waited_at(event.at)
         clock.since, clock.running = event.at, False
@@ -100,4 +106,5 @@ class Service:
             program.served += clock.served
             program.waited += clock.waited
             program.finished += 1
+            self.waiting -= 1
             del program.calls[event.call]

@@ -41,11 +41,12 @@ class ThunderAgent(Policy):
     not held and ages in the free list.
 
     Assumed:
-        A new program starts at once if it fits and nobody is paused. The decay counts in the load, as in
-        the paper (the code has it off by default, and uses it for resuming only): ``decay=false``.
-        For ``shared`` only programs with a running call count: what still waits holds nothing.
-        The context of a program with several calls under way is their sum. If no program may run, the
-        first in the order of resuming does, whatever its size.
+        A context is the input of a waiting or running call, and grows by its answer when that has ended,
+        which is when the authors' router learns it; of several calls under way it is their sum. A new
+        program starts at once if it fits and nobody is paused. The decay counts in the load, as in the
+        paper (the code has it off by default, and uses it for resuming only): ``decay=false``. For
+        ``shared`` only programs with a running call count: what still waits holds nothing. If no program
+        may run, the first in the order of resuming does, whatever its size.
 
     Not expressed:
         Placement on several backends (best fit decreasing): there is one engine, and what was chosen by
@@ -80,14 +81,16 @@ class ThunderAgent(Policy):
             return [*self._resume(view), *self._pause(view), *self._tick(view)]
         if subject is None:
             return ()
-        program = self._programs.standing(subject.call.program.id)
         if trigger is Trigger.QUEUED:
+            program = self._programs.queued(subject)
             actions = self._tick(view)
             if program.calls == 1 and self._must_wait(view, program):
                 actions.append(self._park(program, view.now))
             return actions
-        if trigger is Trigger.STALL and program.marked:
-            return [self._park(program, view.now)]
+        if trigger is Trigger.STALL:
+            program = self._programs.stalled(subject)
+            if program.marked:
+                return [self._park(program, view.now)]
         return ()
 
     def _tick(self, view: View) -> list[Action]:
@@ -105,23 +108,24 @@ class ThunderAgent(Policy):
         others = [p for p in self._programs.under_way.values() if p is not program]
         if any(p.paused_since is not None for p in others):
             return True
-        return bool(others) and self._room(view, self._programs.contexts(view), self._active()) < 0
+        return bool(others) and self._room(view, self._active()) < 0
 
     def _active(self) -> list[Standing]:
         return [p for p in self._programs.under_way.values() if p.paused_since is None]
 
-    def _room(self, view: View, contexts: dict[str, int], active: Iterable[Standing]) -> float:
+    def _room(self, view: View, active: Iterable[Standing]) -> float:
         """Capacity less load, in tokens."""
         load, reasoning = 0.0, 0
         for program in active:
-            load += self._weight(program, contexts, view.now)
-            reasoning += contexts[program.id] if program.running else 0
+            load += self._weight(program, view.now)
+            if program.running:
+                reasoning += program.context
         size = view.block_size
         shared = max(0, reasoning - (view.gpu.capacity - view.gpu.free) * size)
         return view.gpu.capacity * size - load + shared
 
-    def _weight(self, program: Standing, contexts: dict[str, int], now: float) -> float:
-        context = float(contexts[program.id])
+    def _weight(self, program: Standing, now: float) -> float:
+        context = float(program.context)
         if self.decay and program.acting_since is not None:
             context *= 2.0 ** -(now - program.acting_since)
         return context + HEADROOM
@@ -130,13 +134,12 @@ class ThunderAgent(Policy):
         paused = [p for p in self._programs.under_way.values() if p.paused_since is not None]
         if not paused:
             return []
-        contexts = self._programs.contexts(view)
         active = self._active()
-        room = self._room(view, contexts, active)
+        room = self._room(view, active)
         chosen: list[Standing] = []
-        for program in sorted(paused, key=lambda p: (_urgency(p), contexts[p.id], p.order)):
+        for program in sorted(paused, key=lambda p: (_urgency(p), p.context, p.order)):
             assert program.paused_since is not None
-            cost = contexts[program.id] + HEADROOM
+            cost = program.context + HEADROOM
             alone = not active and not chosen
             if cost <= room or alone or view.now - program.paused_since >= self.patience_s:
                 room -= cost
@@ -146,14 +149,13 @@ class ThunderAgent(Policy):
         return [Unpark(program.id) for program in chosen]
 
     def _pause(self, view: View) -> list[Action]:
-        contexts = self._programs.contexts(view)
         active = [p for p in self._active() if not p.marked]
-        room = self._room(view, contexts, active)
+        room = self._room(view, active)
         actions: list[Action] = []
-        for program in sorted(active, key=lambda p: (p.reasoning, contexts[p.id], p.order)):
+        for program in sorted(active, key=lambda p: (p.reasoning, p.context, p.order)):
             if room >= 0 or len(active) == 1:
                 break
-            room += self._weight(program, contexts, view.now)
+            room += self._weight(program, view.now)
             active.remove(program)
             if program.reasoning:
                 program.marked = True

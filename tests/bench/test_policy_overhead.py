@@ -1,0 +1,89 @@
+"""CPU time of one decision of each policy, with at least 100 calls waiting, 100 running and 200 chains stalled.
+
+Figures, never assertions (``make bench``). ``extra_info`` holds microseconds a decision: the mean of each decision
+point, and the largest of these means; a page in docs/policies explains what lies over 200.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tokencake.policies import registry
+from tokencake.policies.api import Policy, View, overrides
+from tokencake.policies.watched import HOOKS
+from tokencake.sim.config import EngineConfig, SimConfig
+from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
+from tokencake.sim.run import simulate
+from tokencake.traces.schema import LLMNode, OutputOf, Piece, Program, PromptOf, ToolNode
+
+PARAMS: dict[str, dict[str, Any]] = {"concur": {"start": 1000}, "belady": {"weight": "cost"}}
+"""Parameters under which the crowd is let in, or under which a policy works hardest."""
+
+KEEPING = ("infercept",)
+"""Policies that have nothing to decide once all is in the CPU tier: they are measured without one."""
+
+
+def crowd() -> list[Program]:
+    """200 programs whose tools run for long, then 220 with long calls, of which 100 run at a time."""
+
+    def make(name: str, at_s: float, output: int, tool_s: float) -> Program:
+        first = LLMNode("a", (), "a", f"type{len(name) % 3}", (Piece(name, 64),), output, max_tokens=output)
+        again = (PromptOf("a"), OutputOf("a"), Piece(f"{name}/b", 16))
+        last = LLMNode("b", ("t",), "a", "a", again, 8, max_tokens=8)
+        return Program(name, "crowd", at_s, (first, ToolNode("t", ("a",), f"tool{output % 5}", tool_s, tool_s), last))
+
+    stalled = [make(f"s{i}", 0.001 * i, 4 + i % 7, 400.0 + i) for i in range(230)]
+    return stalled + [make(f"r{i}", 2.0 + 0.001 * i, 300 + 3 * i, 300.0) for i in range(220)]
+
+
+class Timed(Policy):
+    """Decides what another policy decides, and measures it while there is a crowd."""
+
+    def __init__(self, policy: Policy):
+        self.info = policy.info
+        self.store_when = policy.store_when
+        self.spent: dict[str, list[int]] = {}
+        for hook in HOOKS:
+            if overrides(policy, hook) and hook != "evict_order":
+                setattr(self, hook, self._timed(hook, getattr(policy, hook)))
+        if overrides(policy, "evict_order"):
+            vars(self)["evict_order"] = policy.evict_order
+
+    def _timed(self, hook: str, decide: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            view: View = args[1] if hook == "observe" else args[0]
+            stalled = (
+                200 if "place" not in vars(self) else len(view.stalled)
+            )  # a host without placement follows no stalls
+            if stalled < 200 or len(view.running) < 100 or len(view.waiting) < 100:
+                return decide(*args)
+            begin = time.perf_counter_ns()
+            answer = decide(*args)
+            self.spent.setdefault(hook, []).append(time.perf_counter_ns() - begin)
+            return answer
+
+        return timed
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_decision(benchmark: Any, name: str) -> None:
+    engine = EngineConfig(gpu_blocks=20_000, cpu_blocks=0 if name in KEEPING else 20_000, max_num_seqs=100)
+    latency = LinearLatency(LinearCoefficients(5000, per_prefill_token_us=20, per_decode_us=50))
+    config = SimConfig(engine, latency, kv_bytes_per_token=100_000)
+    trace = crowd()
+    timed: list[Timed] = []
+
+    def run() -> Any:
+        timed.append(Timed(registry.create(name, PARAMS.get(name))))
+        return simulate(trace, config, timed[-1])
+
+    result = benchmark.pedantic(run, rounds=1, iterations=1)
+    assert result.summary["programs"] == len(trace)
+    means = {hook: sum(spent) / len(spent) / 1000 for hook, spent in timed[-1].spent.items()}
+    benchmark.extra_info["us_a_decision"] = {hook: round(mean, 1) for hook, mean in means.items()}
+    benchmark.extra_info["most_us"] = round(max(means.values(), default=0.0), 1)
+    benchmark.extra_info["decisions"] = {hook: len(spent) for hook, spent in timed[-1].spent.items()}
