@@ -137,10 +137,15 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """Copy the leading ``blocks`` of a chain (all if None) to the CPU tier, then release them."""
+    """Copy the leading ``blocks`` of a chain (all if None) to the CPU tier, then release them.
+
+    Without ``hold``, blocks that nobody holds are read where they are in the free list and may be
+    reused; a step that does waits for the copy. Nothing becomes free or is held by it.
+    """
 
     blocks: int | None = None
     call: str = ""
+    hold: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +303,11 @@ class CallView(Protocol):
     @property
     def gpu_blocks(self) -> int: ...
     @property
+    def own_blocks(self) -> int:
+        """Of its GPU blocks, those that nobody else holds: what preempting it would free."""
+        ...
+
+    @property
     def preemptions(self) -> int: ...
     @property
     def importance(self) -> float: ...
@@ -411,12 +421,25 @@ class View(Protocol):
     @property
     def running(self) -> Sequence[CallView]: ...
     @property
+    def loading(self) -> Sequence[CallView]:
+        """Admitted calls that hold blocks while a copy from the CPU tier fills them, or has just done so."""
+        ...
+
+    @property
     def stalled(self) -> Sequence[ChainView]:
         """Chains of finished calls whose next calls have not all been admitted, oldest first."""
         ...
 
     @property
     def reserved(self) -> Mapping[str, int]: ...
+    def need(self, call: CallView) -> Need | None:
+        """What a waiting call would take if it were admitted now, with the configured token budget.
+
+        Changes nothing. None: it cannot start in this step, whatever is free (it does not wait, or a
+        transfer must end first).
+        """
+        ...
+
     def foresee_output(self, call: CallView) -> float | None:
         """Best knowledge of a call's output tokens at the policy's information level.
 

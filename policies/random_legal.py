@@ -147,6 +147,7 @@ class RandomLegal(Policy):
                 api.Keep(None, blocks, name),
                 api.Offload(blocks, name),
                 api.Offload(None, name),
+                api.Offload(blocks, name, hold=False),
                 api.Prefetch(blocks, name),
                 api.Prefetch(None, name),
                 api.Hold(rng.randint(0, chain.cpu_blocks + 2), name),

@@ -36,6 +36,7 @@ from tokencake.policies.params import Param, PolicyError, Required, params_of, t
 from tokencake.policies.random_legal import RandomLegal
 from tokencake.policies.srpf import ShortestRemaining
 from tokencake.policies.thunderagent import ThunderAgent
+from tokencake.policies.tokencake_upstream import TokencakeUpstream
 from tokencake.policies.vllm import Vllm
 from tokencake.policies.vllm_offload import VllmOffload
 from tokencake.policies.vllm_priority import VllmPriority
@@ -293,6 +294,7 @@ for _name, _policy in (
     ("critical-path", CriticalPath),
     ("belady", Belady),
     ("clairvoyant", Clairvoyant),
+    ("tokencake-upstream", TokencakeUpstream),
     ("random", RandomLegal),
 ):
     register(_name, _policy)

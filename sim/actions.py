@@ -16,7 +16,7 @@ from tokencake.sim.clock import Priority
 from tokencake.sim.config import PS, to_ps
 from tokencake.sim.extents import Holding
 from tokencake.sim.link import Transfer
-from tokencake.sim.offload import count_blocks
+from tokencake.sim.offload import StoreJob, count_blocks
 from tokencake.sim.stall import Stall
 
 if TYPE_CHECKING:
@@ -149,14 +149,18 @@ class Actions:
             host.pool.release(stall.pin)
             self._let_go(stall)
             return ""
+        stall.parts = parts
         if stall.pin.blocks:
             host.pool.truncate(stall.pin, limit)
             host.pool.hand_over(stall.pin, stall.source)
             stall.until_ps = None
-        else:
+        elif action.hold or stall.call is self._placement.ending:
             self._claim(stall, stall.source, limit)
-        stall.parts = parts
-        self._move(stall, "d2h", "offload", self._offloaded)
+        else:
+            stall.fence = StoreJob(stall.call, 0, limit, parts)
+        transfer = self._move(stall, "d2h", "offload", self._offloaded)
+        if stall.fence is not None:
+            host.offloading.fence(stall.fence, host.pool.match(chain, limit), transfer)
         return ""
 
     def _prefetch(self, action: api.Action, call_id: str) -> str:
@@ -269,7 +273,7 @@ class Actions:
 
     # -- transfers ------------------------------------------------------------------------------
 
-    def _move(self, stall: Stall, way: str, cause: str, done: Callable[[Stall], None]) -> None:
+    def _move(self, stall: Stall, way: str, cause: str, done: Callable[[Stall], None]) -> Transfer:
         host = self._host
         size = count_blocks(stall.parts) * host.config.block_bytes
 
@@ -277,8 +281,10 @@ class Actions:
             host.metrics.transfer(transfer, stall.call, count_blocks(stall.parts))
             host.notice(lambda: done(stall))
 
-        stall.transfer = Transfer(way, size, len(stall.parts), cause, stall, arrived)  # type: ignore[arg-type]
-        host.link.start(stall.transfer)
+        transfer = Transfer(way, size, len(stall.parts), cause, stall, arrived)  # type: ignore[arg-type]
+        stall.transfer = transfer
+        host.link.start(transfer)
+        return transfer
 
     def _offloaded(self, stall: Stall) -> None:
         self._host.cpu.end_store(stall.parts)
@@ -309,6 +315,9 @@ class Actions:
             self._placement.end_stall(stall)
 
     def _transfer_over(self, stall: Stall) -> None:
+        if stall.fence is not None:
+            self._host.offloading.lift(stall.fence)
+            stall.fence = None
         stall.transfer = None
         stall.parts = []
 

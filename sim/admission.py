@@ -153,10 +153,26 @@ class Admission:
             if not named.program.parked:
                 yield named
 
+    def need(self, call: Call, budget: int, cap: int) -> Need | None:
+        """What a waiting call would take now; None if it cannot start in this step. Changes nothing."""
+        look = self._look(call, budget, cap)
+        return None if look is None else _need(*look)
+
     def _offer(self, call: Call, budget: int, cap: int) -> tuple[Offer | None, Verdict]:
         """What starting one waiting call takes, and what the policy says to it."""
+        look = self._look(call, budget, cap)
+        if look is None:
+            return None, Verdict.SKIP
+        offer = look[0]
+        self.short = self.short or not offer.fits  # a policy may see that too, and say STOP
+        if not self._admits:
+            return offer, Verdict.ADMIT
+        return offer, self._policy.admit(self._queues.view, self._queues.view.call(call), _need(*look))
+
+    def _look(self, call: Call, budget: int, cap: int) -> tuple[Offer, int, int] | None:
+        """A waiting call's offer, new blocks in this step, and blocks in all; None if it cannot start."""
         if self._queues.inflight and call.last_step >= self._queues.inflight[0].number:
-            return None, Verdict.SKIP  # an output from before its preemption is still in flight
+            return None  # an output from before its preemption is still in flight
         size = self._queues.block_size
         if self._config.prefix_caching:
             chain = call.holding.chain
@@ -167,7 +183,7 @@ class Admission:
         hit = match.blocks
         found = self._watcher.find_cpu(call, hit) if self._config.cpu_blocks else 0
         if found is None:
-            return None, Verdict.SKIP
+            return None
         total = -(-call.tokens // size)
         if found:
             tokens, chunk = 0, found
@@ -176,12 +192,7 @@ class Admission:
             chunk = -(-(hit * size + tokens) // size) - hit
         full = total - hit + match.free
         fits = self._fits(full, chunk + match.free, found) and self._watcher.room(call, full)
-        self.short = self.short or not fits  # a policy may see that too, and say STOP
-        offer = Offer(call, match, found, tokens, fits)
-        if not self._admits:
-            return offer, Verdict.ADMIT
-        need = Need(chunk, total - hit, hit, found, match.free, fits)
-        return offer, self._policy.admit(self._queues.view, self._queues.view.call(call), need)
+        return Offer(call, match, found, tokens, fits), chunk, total
 
     def _fits(self, full: int, now: int, found: int) -> bool:
         """``KVCacheManager.allocate_slots`` for a waiting call.
@@ -230,3 +241,9 @@ class Admission:
             call.gpu_hit_tokens = call.computed
             call.cpu_hit_tokens = min(found * self._queues.block_size, call.tokens - call.computed)
         del self._queues.waiting[call]
+
+
+def _need(offer: Offer, chunk: int, total: int) -> Need:
+    """An offer as a policy sees it."""
+    hit = offer.match.blocks
+    return Need(chunk, total - hit, hit, offer.found, offer.match.free, offer.fits)

@@ -138,9 +138,18 @@ class BlockPool:
             result.append((holding, len(fresh)))
         return result
 
+    def own(self, holding: Holding) -> int:
+        """See :meth:`RunPool.own`."""
+        return sum(self._references[block] == 1 for block in self._numbers(holding.spans))
+
     def watch(self, holding: Holding, lo: int, hi: int, job: object) -> None:
         """See :meth:`RunPool.watch`."""
         for block in self._numbers(holding.spans)[lo:hi]:
+            self._stores.setdefault(block, []).append(job)
+
+    def watch_found(self, match: Match, lo: int, hi: int, job: object) -> None:
+        """See :meth:`RunPool.watch_found`."""
+        for block in self._numbers(match.parts)[lo:hi]:
             self._stores.setdefault(block, []).append(job)
 
     def unwatch(self, job: object) -> None:

@@ -192,6 +192,15 @@ class RunPool:
             result.append((holding, blocks))
         return result
 
+    def own(self, holding: Holding) -> int:
+        """Blocks of a holding that nobody else holds."""
+        blocks = holding.private
+        for extent, depth in holding.spans:
+            depths = extent.depths  # type: ignore[union-attr]
+            if depth == extent.held and depths[depth] == 1:  # type: ignore[union-attr, index]
+                blocks += depth - max((d for d in depths if d != depth), default=extent.lo)  # type: ignore[operator, union-attr]
+        return blocks
+
     def watch(self, holding: Holding, lo: int, hi: int, job: object) -> None:
         """Tell ``on_reuse`` about ``job`` if a held block in ``[lo, hi)`` is ever reused."""
         for extent, depth in holding.spans:
@@ -199,6 +208,13 @@ class RunPool:
             if first < last:  # type: ignore[operator]
                 extent.stores.append((first, last, job))  # type: ignore[union-attr, arg-type]
                 self._watched.setdefault(job, []).append(extent)  # type: ignore[arg-type]
+
+    def watch_found(self, match: Match, lo: int, hi: int, job: object) -> None:
+        """As :meth:`watch`, for blocks that a lookup found, held or not."""
+        for extent, first, last in match.parts:
+            if max(lo, first) < min(hi, last):
+                extent.stores.append((max(lo, first), min(hi, last), job))
+                self._watched.setdefault(job, []).append(extent)
 
     def unwatch(self, job: object) -> None:
         """``job`` no longer cares."""

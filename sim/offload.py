@@ -21,6 +21,7 @@ from tokencake.sim.cpu import Parts
 from tokencake.sim.link import Transfer
 
 if TYPE_CHECKING:
+    from tokencake.sim.extents import Match
     from tokencake.sim.host import Host
     from tokencake.sim.step import Step
 
@@ -34,12 +35,12 @@ class StoreJob:
 
     __slots__ = ("blocks", "call", "hi", "lo", "parts", "reused", "transfer")
 
-    def __init__(self, call: Call, lo: int, hi: int):
+    def __init__(self, call: Call, lo: int, hi: int, parts: Parts | None = None):
         self.call = call
         self.lo = lo
         self.hi = hi
-        self.parts: Parts = []
-        self.blocks = 0
+        self.parts: Parts = parts or []
+        self.blocks = count_blocks(self.parts)
         self.reused = False
         self.transfer: Transfer | None = None
 
@@ -58,6 +59,7 @@ class Offloading:
         self._waiting: dict[int, list[StoreJob]] = {}
         self._moving: dict[Call, list[StoreJob]] = {}
         self._flush: list[StoreJob] = []
+        self._fences: dict[StoreJob, None] = {}
 
     # -- what happens while a step is planned -------------------------------------------------------
 
@@ -219,7 +221,19 @@ class Offloading:
     @property
     def exposed(self) -> bool:
         """Whether a store reads blocks that a call no longer holds, or must be tried in every step."""
-        return bool(self._refused) or any(call.status is not Status.RUNNING for call in self._moving)
+        return bool(self._refused or self._fences) or any(call.status is not Status.RUNNING for call in self._moving)
+
+    def fence(self, job: StoreJob, found: Match, transfer: Transfer) -> None:
+        """Blocks that nobody holds are read by a transfer; a step that overwrites one waits for it."""
+        job.transfer = transfer
+        self._fences[job] = None
+        for _, lo, hi in job.parts:
+            self._host.pool.watch_found(found, lo, hi, job)
+
+    def lift(self, job: StoreJob) -> None:
+        """The transfer of a fence is over."""
+        self._host.pool.unwatch(job)
+        del self._fences[job]
 
     def _submit(self, job: StoreJob) -> None:
         host = self._host

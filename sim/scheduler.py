@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
-from tokencake.policies.api import Policy, overrides
+from tokencake.policies.api import Need, Policy, overrides
 from tokencake.sim.admission import Admission
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.decode import DecodeSet
@@ -116,6 +116,13 @@ class Scheduler:
     def short(self) -> bool:
         """Whether memory, or a reservation, kept a call out of the last plan."""
         return self._admission.short
+
+    def need(self, call: Call) -> Need | None:
+        """What a waiting call would take now, with the configured budget; None if it cannot start."""
+        if call not in self.waiting or call.program.parked:
+            return None
+        config = self._config
+        return self._admission.need(call, config.max_num_batched_tokens, config.long_prefill_token_threshold)
 
     def preempt(self, call: Call) -> None:
         """Take a running call's memory; it waits at the head and recomputes (``_preempt_request``)."""

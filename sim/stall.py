@@ -12,6 +12,7 @@ from tokencake.sim.view import ChainView
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
+    from tokencake.sim.offload import StoreJob
 
 
 class Stall:
@@ -26,10 +27,23 @@ class Stall:
         held: GPU blocks set aside for a coming PREFETCH.
         source: GPU blocks that an OFFLOAD reads.
         transfer: The OFFLOAD or PREFETCH under way.
+        fence: What an OFFLOAD that holds nothing reads; a step that overwrites it waits.
         parts: CPU blocks of the transfer.
     """
 
-    __slots__ = ("awaited", "call", "held", "parts", "pin", "since_ps", "source", "transfer", "until_ps", "view")
+    __slots__ = (
+        "awaited",
+        "call",
+        "fence",
+        "held",
+        "parts",
+        "pin",
+        "since_ps",
+        "source",
+        "transfer",
+        "until_ps",
+        "view",
+    )
 
     def __init__(self, host: Host, call: Call, since_ps: int, awaited: dict[str, None]):
         self.call = call
@@ -41,6 +55,7 @@ class Stall:
         self.source = Holding(chain, call)
         self.until_ps: int | None = None
         self.transfer: Transfer | None = None
+        self.fence: StoreJob | None = None
         self.parts: Parts = []
         self.view = ChainView(host, call, self)
 

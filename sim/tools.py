@@ -5,7 +5,7 @@ The same driver serves every host: it knows the graph and the clock, not the eng
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from tokencake.sim.calls import Call, ProgramRun
@@ -30,10 +30,10 @@ class Engine(Protocol):
         """A call reaches the engine."""
 
     def tool_started(self, run: ProgramRun, node: ToolNode) -> None:
-        """A tool starts."""
+        """The engine hears that a tool started."""
 
     def tool_finished(self, run: ProgramRun, node: ToolNode) -> None:
-        """A tool ended."""
+        """The engine hears that a tool ended."""
 
 
 class Driver:
@@ -159,15 +159,25 @@ class Driver:
         if run.sums.refused:
             self.ended(run)
             return
-        now = run.tool_started_ps[node.id] = self._clock.now_ps
+        self._notify(self._tell_started, run, node)
+        self._clock.at(self._clock.now_ps + to_ps(node.duration_s), Priority.TOOL, self._tool_ended, run, node)
+
+    def _tell_started(self, run: ProgramRun, node: ToolNode) -> None:
+        run.tool_started_ps[node.id] = self._clock.now_ps
         self._engine.tool_started(run, node)
-        self._clock.at(now + to_ps(node.duration_s), Priority.TOOL, self._tool_ended, run, node)
 
     def _tool_ended(self, run: ProgramRun, node: ToolNode) -> None:
         run.sums.tools += 1
-        run.sums.tool_ps += self._clock.now_ps - run.tool_started_ps[node.id]
-        self._engine.tool_finished(run, node)
+        run.sums.tool_ps += to_ps(node.duration_s)
+        self._notify(self._engine.tool_finished, run, node)
         self.ended(run, node)
+
+    def _notify(self, tell: Callable[[ProgramRun, ToolNode], None], run: ProgramRun, node: ToolNode) -> None:
+        """Tell the engine of a tool: as late as a call would arrive; at once if nothing follows the tool."""
+        if self._delay_ps and run.followers.get(node.id):
+            self._clock.at(self._clock.now_ps + self._delay_ps // 2, Priority.TOOL, tell, run, node)
+        else:
+            tell(run, node)
 
     def ended(self, run: ProgramRun, node: Node | None = None) -> None:
         """Something under way ended: start what waited for it, or end the program.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tokencake.policies.api import CallView as CallProtocol
-from tokencake.policies.api import Info, InformationError
+from tokencake.policies.api import Info, InformationError, Need
 from tokencake.policies.api import ProgramView as ProgramProtocol
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.config import PS
@@ -164,6 +164,11 @@ class CallView:
     def gpu_blocks(self) -> int:
         self._sync()
         return self._call.holding.blocks
+
+    @property
+    def own_blocks(self) -> int:
+        self._sync()
+        return self._host.pool.own(self._call.holding)
 
     @property
     def preemptions(self) -> int:
@@ -342,6 +347,10 @@ class HostView:
         return tuple(self.call(c) for c in self._host.scheduler.running)
 
     @property
+    def loading(self) -> Sequence[CallProtocol]:
+        return tuple(self.call(c) for c in self._host.scheduler.loading)
+
+    @property
     def stalled(self) -> Sequence[ChainView]:
         return self._host.placement.views()
 
@@ -366,6 +375,10 @@ class HostView:
         if run.view is None:
             run.view = ProgramView(run)
         return run.view  # type: ignore[return-value]
+
+    def need(self, call: CallProtocol) -> Need | None:
+        found = self.find(call.id)
+        return None if found is None else self._host.scheduler.need(found)
 
     def foresee_output(self, call: CallProtocol) -> float | None:
         found = self.find(call.id)

@@ -17,6 +17,9 @@ VARIANTS += [
     ("compose", {"order": "autellix", "victim": "autellix", "place": "continuum", "store": "vllm-offload"}),
     ("compose", {"place": "infercept", "evict_order": None, "admit": "concur", "budget": "infercept"}),
 ]
+VARIANTS += [("tokencake-upstream", {"mode": mode}) for mode in ("base", "agent", "offload")]
+VARIANTS += [("tokencake-upstream", {"commit": commit}) for commit in ("progress", "reclaim")]
+VARIANTS += [("tokencake-upstream", {"temporal_selection": order}) for order in ("best_fit", "priority_first")]
 VARIANTS += [("random", {"seed": seed, "wildness": wildness}) for seed in range(1, 7) for wildness in (0.2, 0.8)]
 
 

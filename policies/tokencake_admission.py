@@ -1,0 +1,277 @@
+"""Scheduling of TokenCake's 2026 port: who is admitted, and in which order.
+
+Facts: the authors' repository (``scheduling.py``). Scores and commitments are in
+:mod:`~tokencake.policies.tokencake_calls`, reservations in :mod:`~tokencake.policies.tokencake_ledger`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokencake.policies.api import CallView, Event, EventKind, Need, Verdict, View, stock_admit
+from tokencake.policies.tokencake_calls import Calls, Tracked
+from tokencake.policies.tokencake_ledger import Ledger, Payment
+from tokencake.policies.tokencake_types import PartitionRule, TypeHistories, TypeRank
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulingRule:
+    """Constants of the scheduler; see the parameters of ``tokencake-upstream``."""
+
+    partition: PartitionRule
+    partition_period: int
+    commit: str
+    reserve_generation: bool
+    inherit: bool
+    affinity_band: int
+    borrow_margin: int
+    victim_band: int
+
+
+class Scheduling:
+    """State of the scheduler; :class:`~tokencake.policies.tokencake_upstream.TokencakeUpstream` asks it.
+
+    Attributes:
+        types: Histories of agent types.
+        ledger: Reservations and charges.
+        calls: Live calls.
+        denied: Admission attempts that failed, by reason; a jump of the host counts every step in it.
+    """
+
+    def __init__(self, rule: SchedulingRule):
+        self.rule = rule
+        self.types = TypeHistories()
+        self.ledger = Ledger()
+        self.calls = Calls(commit=rule.commit, reserve_generation=rule.reserve_generation, inherit=rule.inherit)
+        self.denied = {"capacity": 0, "reservation": 0}
+        self.ratio = rule.partition.ratio_min
+        self._next_partition = -1
+        self._completions = 0
+        self._changed = True
+        self._offered = 0
+        self._refused: dict[str, None] = {}
+        self._borrowing: dict[str, None] = {}
+        self._scan_step = -1
+        self._uncommitted = 0
+        self._waiting_best: dict[str, int] = {}
+        self._prefilling: list[CallView] = []
+
+    # -- what happens ---------------------------------------------------------------------------
+
+    def observe(self, event: Event, view: View) -> None:
+        """Follow calls from admission to end."""
+        self._changed = True
+        tracked = self.calls.get(event.call)
+        if tracked is None:
+            return
+        if event.kind is EventKind.CALL_ADMITTED:
+            self._enter(tracked, event.at)
+        elif event.kind is EventKind.CALL_PREEMPTED:
+            self._leave(event.call)
+            self.types.of(tracked.type).preemptions += 1
+            tracked.gate = (self._completions, self.calls.uncommitted(view))
+        elif event.kind is EventKind.CALL_FINISHED:
+            self._leave(event.call)
+            self._completions += 1
+            self.calls.forget(event.call)
+            since = event.at if tracked.admitted_s is None else tracked.admitted_s
+            self.types.completed(tracked.type, tracked.call.output_tokens, event.at - since)
+
+    def _enter(self, t: Tracked, now: float) -> None:
+        need = t.need
+        if need is None:  # another policy decides on admissions
+            return
+        self.types.admitted(
+            t.type, t.meta, t.call.prompt_tokens, max(0.0, now - t.started_s), first=t.admitted_s is None
+        )
+        if t.admitted_s is None:
+            t.admitted_s = now
+        t.gate = None
+        self.calls.admitted[t.call.id] = t
+        self._prefilling.append(t.call)
+        self._uncommitted -= t.demand
+        newly = need.free_hits + need.chunk
+        self.ledger.admit(t.call.id, t.type, need.gpu_hit - need.free_hits, newly, t.payment)
+
+    def _leave(self, call_id: str) -> None:
+        if self.calls.admitted.pop(call_id, None) is not None:
+            self.ledger.end(call_id)
+
+    # -- order --------------------------------------------------------------------------------------
+
+    def order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
+        """Waiting calls by effective score; by cache affinity within score bands when memory is committed.
+
+        While nothing happens, admitted calls only take what they have been committed, so a call that was
+        denied stays denied: nobody is offered until something happens.
+        """
+        if self._stuck(view):
+            self._count_denials(view)
+            return ()
+        self._settle(view)
+        tracked = [self.calls.track(call) for call in waiting]
+        self.calls.score(view, [*tracked, *self.calls.admitted.values()])
+        best: dict[str, int] = {}
+        for t in tracked:
+            best[t.type] = max(best.get(t.type, t.effective), t.effective)
+        self._waiting_best = best
+        tracked.sort(key=_rank)
+        band = self.rule.affinity_band
+        if band and self._uncommitted <= (1 - self.rule.partition.usage_high) * view.gpu.capacity:
+            tracked = self._by_affinity(view, tracked, band)
+        self._offered = len(tracked)
+        return [t.call for t in tracked]
+
+    def next_scan(self, view: View) -> int:
+        """Next step in which an answer may change without an event."""
+        return self._next_partition if self._stuck(view) else view.step + 1
+
+    def _stuck(self, view: View) -> bool:
+        """Whether the last scan offered every waiting call and denied it, and nothing happened since."""
+        same = not self._changed and self._offered == len(self._refused) and view.step < self._next_partition
+        return same and bool(self.calls.admitted) and not self._computing()
+
+    def _computing(self) -> bool:
+        """Whether an admitted call's prompt is not computed yet: what it adds to the cache may be a hit."""
+        self._prefilling = [
+            c for c in self._prefilling if c.id in self.calls.admitted and c.computed_tokens < c.prompt_tokens
+        ]
+        return bool(self._prefilling)
+
+    def _settle(self, view: View) -> None:
+        """Start a scan: bring ledger and commitments up to date."""
+        self._count_denials(view)
+        self._changed = False
+        self._refused = {}
+        self._borrowing = {}
+        self.update(view)
+        self.ledger.settle(
+            lambda call_id: self.calls.admitted[call_id].call.gpu_blocks, view.gpu.capacity - view.gpu.free
+        )
+        self._uncommitted = self.calls.uncommitted(view)
+
+    def _count_denials(self, view: View) -> None:
+        """Count the scans of steps in which nobody was asked because nothing could have changed."""
+        skipped = view.step - self._scan_step - 1
+        self._scan_step = view.step
+        if skipped > 0 and self._offered == len(self._refused):
+            self.denied["capacity"] += skipped * len(self._refused)
+
+    def _by_affinity(self, view: View, ranked: list[Tracked], width: int) -> list[Tracked]:
+        """Within bands of close scores, first those whose prefix running calls hold already."""
+        ordered: list[Tracked] = []
+        at = 0
+        while at < len(ranked):
+            floor = ranked[at].effective - width
+            end = at + 1
+            while end < len(ranked) and ranked[end].effective >= floor:
+                end += 1
+            band = ranked[at:end]
+            if len(band) > 1:
+                keys = {t.call.id: self._affinity(view, t) for t in band}
+                band.sort(key=lambda t: keys[t.call.id], reverse=True)
+            ordered += band
+            at = end
+        return ordered
+
+    def _affinity(self, view: View, t: Tracked) -> tuple[float, int]:
+        need = view.need(t.call)
+        if need is None:
+            return 0.0, 0
+        shared, demand = need.gpu_hit - need.free_hits, self.calls.demand(view, t, need)
+        return (shared / (shared + demand), shared) if shared and shared >= demand else (0.0, 0)
+
+    # -- admission ------------------------------------------------------------------------------------
+
+    def admit(self, view: View, call: CallView, need: Need) -> Verdict:
+        """ADMIT what fits beside all commitments and is paid for; pass over what is not.
+
+        A call denied by reservations alone is offered again after the others and may then borrow any idle
+        reserve. With nothing admitted there is nothing to protect: stock admission decides.
+        """
+        t = self.calls.track(call)
+        t.need, t.demand, t.payment = need, self.calls.demand(view, t, need), ()
+        if t.demand > self._uncommitted:
+            return self._deny(t, "capacity") if self.calls.admitted else stock_admit(need)
+        if t.gate is not None and self.calls.admitted and self._gated(t.gate):
+            return self._deny(t, "capacity")
+        borrow = call.id in self._borrowing
+        payment = self._pay(t, borrow=borrow)
+        if payment is None:
+            verdict = self._deny(t, "reservation")
+            self._borrowing[call.id] = None
+            return verdict if borrow else Verdict.LATER
+        self._refused.pop(call.id, None)
+        t.payment = payment
+        return Verdict.ADMIT
+
+    def _deny(self, t: Tracked, reason: str) -> Verdict:
+        self._refused[t.call.id] = None
+        self.denied[reason] += 1
+        if reason == "reservation":  # see the policy's docstring
+            self.types.deferred(t.type)
+        return Verdict.SKIP
+
+    def _gated(self, gate: tuple[int, int]) -> bool:
+        """A preempted call waits until another ends, or more is uncommitted than right after its preemption."""
+        completions, uncommitted = gate
+        return self._completions == completions and self._uncommitted <= uncommitted
+
+    def _pay(self, t: Tracked, *, borrow: bool) -> Payment | None:
+        available = self.ledger.available(self._uncommitted)
+        scores = self.ledger.plan.scores
+        donors = sorted(
+            (name for name, blocks in available.reserved.items() if blocks and name != t.type),
+            key=lambda name: (available.reserved[name], scores.get(name, 0.0), name),
+            reverse=True,
+        )
+        if not borrow:
+            donors = [name for name in donors if self._lends(name, t)]
+        return available.pay(t.demand, t.type, donors)
+
+    def _lends(self, name: str, t: Tracked) -> bool:
+        """A type lends while none of its calls waits, or to a call that scores far higher than they do."""
+        best = self._waiting_best.get(name)
+        margin = self.rule.borrow_margin
+        return best is None or (margin > 0 and t.effective - best >= margin)
+
+    # -- partition --------------------------------------------------------------------------------------
+
+    def update(self, view: View) -> None:
+        """Divide memory anew, at the first scan and then at the first one after every period of steps."""
+        if view.step < self._next_partition:
+            return
+        self._next_partition = view.step + self.rule.partition_period
+        rule, total = self.rule.partition, view.gpu.capacity
+        self.ratio = rule.ratio(self.ratio, 1 - view.gpu.free / total)
+        self.ledger.plan = rule.divide(total, self.ratio, self._ranks(view))
+
+    def _ranks(self, view: View) -> list[TypeRank]:
+        """All agent types that were heard of, with their waiting calls' waits and their live calls' importance."""
+        waits: dict[str, list[float]] = {name: [] for name in self.types.names()}
+        importance: dict[str, float] = {}
+        used: dict[str, int] = {}
+        for call in view.waiting:
+            t = self.calls.track(call)
+            waits.setdefault(t.type, []).append(max(0.0, view.now - t.arrival_s))
+            importance[t.type] = max(importance.get(t.type, 0.0), t.meta.importance)
+        for t in self.calls.admitted.values():
+            importance[t.type] = max(importance.get(t.type, 0.0), t.meta.importance)
+            used[t.type] = used.get(t.type, 0) + t.call.gpu_blocks
+        ranks = []
+        for name, waiting in waits.items():
+            history = self.types.of(name)
+            most = max(importance.get(name, 0.0), history.importance)
+            ranks.append(TypeRank(name, history.score(waiting, most), most, used.get(name, 0)))
+        return ranks
+
+    def type_score(self, view: View, name: str) -> float:
+        """Present score of one agent type."""
+        calls = [self.calls.track(call) for call in view.waiting if call.agent_type == name]
+        live = [t.meta.importance for t in (*calls, *self.calls.admitted.values()) if t.type == name]
+        return self.types.of(name).score([max(0.0, view.now - t.arrival_s) for t in calls], max(live, default=0.0))
+
+
+def _rank(t: Tracked) -> tuple[int, int, float, str]:
+    return -t.effective, -t.own, t.arrival_s, t.call.id

@@ -1,0 +1,285 @@
+"""Preservation of TokenCake's 2026 port: which finished generations are copied to the CPU tier, and when.
+
+A finished call's blocks are free but findable until they are overwritten. While its tool runs, the port
+weighs copying a prefix of them against its cost; the successor finds the copy by itself, through the
+prefix lookup. Nothing is freed by it, and nothing is brought back ahead of time. Facts: the authors'
+repository (``offload_policy.py``, ``offloading.py``, ``lifecycle.py``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tokencake.policies.api import Action, CallView, ChainView, Offload, View
+from tokencake.policies.tokencake_admission import Scheduling
+from tokencake.policies.tokencake_metadata import Metadata
+from tokencake.policies.tokencake_utility import (
+    Candidate,
+    PreservationRule,
+    Pressure,
+    TransferCost,
+    longest,
+    rejection,
+)
+
+ATTACH_S = 60.0
+"""A tool must start this soon after its call ended."""
+MOST_HISTORIES = 4096
+RECENT_STEPS = 4
+"""Steps in which a copy counts as recent."""
+MOST_RECENT = 96
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """One finished generation while its tools run.
+
+    Attributes:
+        finished_s: When the call ended.
+        running: Its tools under way.
+        expected_s: When the last of them is expected to end; None before the first one starts.
+        expires_s: When it is given up whatever its tools do.
+        settled: It was copied, or has lapsed; it is not looked at again.
+        retry_step: Not looked at before this step, unless the pressure signature changes.
+    """
+
+    chain: ChainView
+    meta: Metadata
+    finished_s: float
+    running: dict[str, float] = field(default_factory=dict)
+    expected_s: float | None = None
+    expires_s: float = 0.0
+    settled: bool = False
+    retry_step: int = -1
+    signature: tuple[int, ...] = ()
+
+
+class Preservation:
+    """State of preservation; :class:`~tokencake.policies.tokencake_upstream.TokencakeUpstream` asks it.
+
+    Attributes:
+        fit_demand: Of the last evaluation; while it is 0 nothing is copied.
+    """
+
+    def __init__(self, rule: PreservationRule, scheduling: Scheduling, *, scheduled: bool):
+        self.rule = rule
+        self.fit_demand = 0
+        self._scheduling = scheduling
+        self._scheduled = scheduled
+        self._cost: TransferCost | None = None
+        self._lives: dict[str, Lifecycle] = {}
+        self._of_tool: dict[tuple[str, str], Lifecycle] = {}
+        self._history: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._stores: deque[int] = deque(maxlen=MOST_RECENT)
+
+    # -- life cycles ---------------------------------------------------------------------------
+
+    def finished(self, chain: ChainView, meta: Metadata, now: float) -> None:
+        """A call ended; remember its chain if it may be preserved and tools follow."""
+        tools = chain.next_tools
+        if not (tools and meta.offload_eligible and meta.reusable_prefix):
+            return
+        life = self._lives[chain.call.id] = Lifecycle(chain, meta, now)
+        for tool in tools:
+            self._of_tool[chain.call.program.id, tool.node] = life
+
+    def tool_started(self, program: str, node: str, tool: str, estimate_s: float | None, now: float) -> None:
+        """A tool of a finished call starts."""
+        life = self._of_tool.get((program, node))
+        if life is None:
+            return
+        if now - life.finished_s > ATTACH_S:
+            self._end(life)
+            return
+        life.running[node] = now
+        predicted = self.predict(life.chain.call, tool, estimate_s)
+        life.expected_s = max(life.expected_s or 0.0, now + predicted)
+        life.expires_s = max(life.expires_s, now + min(max(4 * predicted, 60.0), 3600.0))
+
+    def tool_finished(self, program: str, node: str, tool: str, elapsed_s: float) -> None:
+        """Learn how long it took; the last tool's end ends the lifecycle."""
+        life = self._of_tool.pop((program, node), None)
+        if life is None:
+            return
+        key = _key(life.chain.call, tool)
+        known, alpha = self._history.pop(key, None), self.rule.ewma_alpha
+        self._history[key] = elapsed_s if known is None else alpha * elapsed_s + (1 - alpha) * known
+        if len(self._history) > MOST_HISTORIES:
+            self._history.popitem(last=False)
+        life.running.pop(node, None)
+        if not life.running:
+            self._end(life)
+
+    def program_finished(self, program: str) -> None:
+        """Nothing of a program returns any more."""
+        for key in [key for key in self._of_tool if key[0] == program]:
+            self._end(self._of_tool[key])
+
+    def _end(self, life: Lifecycle) -> None:
+        self._lives.pop(life.chain.call.id, None)
+        for key in [key for key, other in self._of_tool.items() if other is life]:
+            del self._of_tool[key]
+
+    def predict(self, call: CallView, tool: str, estimate_s: float | None) -> float:
+        """Duration of a tool: estimate and history in equal parts, either alone, or the default."""
+        known = self._history.get(_key(call, tool))
+        if estimate_s is None:
+            return self.rule.default_stall_s if known is None else known
+        return estimate_s if known is None else 0.5 * (estimate_s + known)
+
+    def copied(self, direction: str, view: View) -> None:
+        """A copy ended: from now on its direction's bandwidth is known."""
+        cost = self._costs(view)
+        if direction == "d2h":
+            cost.d2h = view.link.d2h_bytes_per_s
+        else:
+            cost.h2d = view.link.h2d_bytes_per_s
+
+    # -- evaluation ----------------------------------------------------------------------------------
+
+    def evaluate(self, view: View) -> Sequence[Action]:
+        """Copies to start now."""
+        open_lives = [life for life in self._lives.values() if self._is_open(life, view.now)]
+        if not open_lives:
+            self.fit_demand = 0
+            return ()
+        pressure = self.pressure(view)
+        self.fit_demand = pressure.fit_demand
+        signature = pressure.signature
+        actions: list[Action] = []
+        for life in open_lives:
+            if view.step < life.retry_step and signature == life.signature:
+                continue
+            blocks = self._select(view, life, pressure)
+            if blocks:
+                life.settled = True
+                actions.append(Offload(blocks, life.chain.call.id, hold=False))
+            else:
+                life.retry_step, life.signature = view.step + self.rule.backoff_steps, signature
+        return actions
+
+    def _is_open(self, life: Lifecycle, now: float) -> bool:
+        return bool(life.running) and not life.settled and life.expected_s is not None and now < life.expires_s
+
+    def _select(self, view: View, life: Lifecycle, pressure: Pressure) -> int:
+        """Leading blocks of a chain to copy; 0: leave it."""
+        assert life.expected_s is not None
+        cost = self._costs(view)
+        chain, remaining = life.chain, life.expected_s - view.now
+        present = chain.cpu_blocks
+        limit = max(present, chain.gpu_blocks)
+        if self.rule.max_relief_blocks:
+            blocks = min(limit, present + self.rule.max_relief_blocks)
+        else:
+            blocks = longest(limit, present, remaining, cost, pressure.cpu_free)
+        if blocks <= 0:
+            return 0
+        new = max(0, blocks - present)
+        candidate = Candidate(
+            blocks=blocks,
+            new_blocks=new,
+            remaining_s=remaining,
+            transfer_s=cost.both(new, blocks),
+            importance=self._importance(view, life),
+            near=life.meta.near,
+            churn=self._churn(view.step),
+            fits_cpu=new <= pressure.cpu_free,
+        )
+        if rejection(candidate, pressure, self.rule):
+            return 0
+        lead = max(self.rule.release_lead_s, 1.25 * cost.seconds(blocks, cost.h2d))
+        if view.now >= life.expected_s - lead:
+            return 0  # references would be dropped at once
+        if new:
+            self._stores.append(view.step)
+        return blocks
+
+    def _importance(self, view: View, life: Lifecycle) -> float:
+        importance = life.meta.importance
+        if self._scheduled:
+            score = self._scheduling.type_score(view, life.chain.call.agent_type)
+            importance = max(importance, min(10.0, score / 2))
+        return min(10.0, importance)
+
+    def _churn(self, step: int) -> float:
+        recent = sum(step - stored <= RECENT_STEPS for stored in self._stores)
+        return min(4.0, max(0, recent - 64) / 8)
+
+    def _costs(self, view: View) -> TransferCost:
+        if self._cost is None:
+            one, two = (view.cost.transfer_time(n, "d2h") for n in (1, 2))
+            self._cost = TransferCost(self.rule, (two - one) * view.link.d2h_bytes_per_s)
+        return self._cost
+
+    # -- pressure ------------------------------------------------------------------------------------
+
+    def pressure(self, view: View) -> Pressure:
+        """Memory, and who waits for it."""
+        size, free, ledger = view.block_size, view.gpu.free, self._scheduling.ledger
+        uncommitted = self._scheduling.calls.uncommitted(view) if self._scheduled else free
+        demand = critical = 0
+        waiting = [*view.waiting, *view.loading]
+        for call in waiting:
+            blocks = -(-(_tokens(call) - call.computed_tokens) // size)
+            demand += blocks
+            critical += blocks * (call.agent_type in ledger.plan.reserved)
+        return Pressure(
+            usage=1 - free / view.gpu.capacity,
+            free=free,
+            waiting=len(waiting),
+            waiting_demand=demand,
+            critical_demand=critical,
+            shared_available=ledger.available(uncommitted).shared if self._scheduled else free,
+            fit_demand=self._fit_demand(view, free, uncommitted),
+            cpu_free=view.cpu.free,
+        )
+
+    def _fit_demand(self, view: View, free: int, uncommitted: int) -> int:
+        """Blocks of the waiting calls that could be admitted right now, up to the window.
+
+        In vLLM a call that was admitted to load its prefix waits until it has it; it may always go on.
+        Reservations do not appear: what is uncommitted can be borrowed in the same step.
+        """
+        window, size = self.rule.window_blocks, view.block_size
+        slots = view.max_running - len(view.running)
+        fit = sum(max(0, -(-_tokens(call) // size) - call.gpu_blocks) for call in view.loading)
+        for call in self._candidates(view):
+            if fit >= window or slots <= 0 or free <= 0:
+                break
+            need = view.need(call)
+            if need is None:
+                continue
+            blocks = need.full + need.free_hits
+            demand = blocks
+            if self._scheduled:
+                demand = self._scheduling.calls.demand(view, self._scheduling.calls.track(call), need)
+            if blocks > free or demand > uncommitted:
+                continue
+            fit += blocks
+            free -= blocks
+            uncommitted -= demand
+            slots -= 1
+        return min(window, fit)
+
+    def _candidates(self, view: View) -> Sequence[CallView]:
+        if self.rule.selection == "first_fit" or not self._scheduled:
+            return view.waiting
+        track = self._scheduling.calls.track
+        if self.rule.selection == "priority_first":
+            return sorted(view.waiting, key=lambda call: (-track(call).effective, call.id))
+
+        def distance(call: CallView) -> tuple[int, str]:
+            need = view.need(call)
+            return (abs(self.rule.window_blocks - need.full - need.free_hits) if need else 1 << 40), call.id
+
+        return sorted(view.waiting, key=distance)
+
+
+def _tokens(call: CallView) -> int:
+    return call.prompt_tokens + call.output_tokens
+
+
+def _key(call: CallView, tool: str) -> tuple[str, str]:
+    return call.agent_type or call.agent, tool

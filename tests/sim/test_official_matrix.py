@@ -1,0 +1,63 @@
+"""TokenCake's port against its authors' measurements: bounds that must hold, not targets tuned for."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from tokencake.experiments.official_matrix import MEASURED, MODES, QUANTITIES, simulated
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Makespan and mean latency of all cells, means over the seeds."""
+
+    def mean(qps, mode):
+        runs = [simulated(qps, mode, seed)[:2] for seed in SEEDS]
+        return [sum(values) / len(SEEDS) for values in zip(*runs, strict=True)]
+
+    return {cell: mean(*cell) for cell in MEASURED}
+
+
+@pytest.mark.parametrize("cell", MEASURED, ids=str)
+def test_cells(cells, cell):
+    """Makespan within 5 %, mean program latency within 10 %."""
+    for value, measured, bound in zip(cells[cell], MEASURED[cell], (0.05, 0.10), strict=False):
+        assert value == pytest.approx(measured, rel=bound)
+
+
+@pytest.mark.parametrize("qps", [0.2, 1.0])
+@pytest.mark.parametrize("quantity", [0, 1], ids=QUANTITIES[:2])
+def test_order_and_reductions(cells, qps, quantity):
+    """The modes stand in the measured order, and their gains over stock vLLM are off by at most 5 points."""
+    found = {mode: cells[qps, mode][quantity] for mode in MODES}
+    measured = {mode: MEASURED[qps, mode][quantity] for mode in MODES}
+    if (qps, quantity) != (0.2, 1):  # measured 448.8 and 467.9 s: closer than seeds are
+        assert sorted(found, key=found.__getitem__) == sorted(measured, key=measured.__getitem__)
+    for mode in MODES[1:]:
+        gain, published = (1 - values[mode] / values["base"] for values in (found, measured))
+        assert gain == pytest.approx(published, abs=0.05)
+
+
+def test_the_frozen_profile_gains_nothing():
+    """The authors measured 1,363 s for vLLM and 1,379 s for the port: no gain, and neither is there one here."""
+    base, port = (simulated(1.0, mode, 0, "frozen")[0] for mode in ("base", "agent_offload"))
+    assert base == pytest.approx(1363, rel=0.03)
+    assert port == pytest.approx(1379, rel=0.05)
+    assert port > base
+
+
+def test_the_measurements_are_the_published_ones():
+    """The constants are the published file's columns."""
+    shared = Path(os.environ.get("TOKENCAKE_SHARED", Path(__file__).parents[2].parent / "shared"))
+    path = shared / "reference" / "official_matrix.csv"
+    if not path.exists():
+        pytest.skip("the published matrix lies in the folder of recorded inputs, which is absent")
+    with path.open() as file:
+        rows = {(float(row["qps"]), row["mode"]): row for row in csv.DictReader(file)}
+    names = ("total_e2e_s", "avg_app_latency_s", "p95_app_latency_s")
+    for cell, measured in MEASURED.items():
+        assert measured[:3] == pytest.approx([float(rows[cell][name]) for name in names], abs=0.01)
