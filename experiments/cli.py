@@ -13,9 +13,17 @@ from tokencake.experiments.errors import did_you_mean, one_line
 _COMMANDS = {
     "run": ("tokencake.experiments.app", "simulate one policy on one trace, or a sweep (-m); a Hydra application"),
     "plot": ("tokencake.experiments.commands.plot", "figures and a table from run or sweep directories"),
+    "compare": (
+        "tokencake.experiments.commands.compare",
+        "predicted against measured: simulator and engine, or run and run",
+    ),
     "trace": ("tokencake.experiments.commands.trace", "import, generate, inspect or validate a trace"),
     "policies": ("tokencake.experiments.commands.policies", "list the policies, or describe one"),
     "hardware": ("tokencake.experiments.commands.hardware", "list the hardware profiles, or build one"),
+    "calibrate": (
+        "tokencake.experiments.commands.calibrate",
+        "measure a model on this machine into a hardware profile",
+    ),
 }
 _USER_ERROR = 2
 

@@ -85,7 +85,7 @@ def collect(runs: Sequence[Run]) -> Comparison:
     flats = [flatten(run.config) for run in runs]
     varying = _varying(flats)
     keys = tuple(key for key in varying if not key.startswith("policy."))
-    labels = [_label(flat, flats) for flat in flats]
+    labels = label_policies(flats)
     load = next((key for key in _LOAD_KEYS if key in keys), None)
     load = load or next((k for k in keys if all(isinstance(f.get(k), int | float) for f in flats)), None)
     rows: list[dict[str, Any]] = []
@@ -121,8 +121,12 @@ def _varying(flats: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def label_policies(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each run's policy by name, with the parameters in which runs of this policy differ."""
+    return [_label(flat, flats) for flat in flats]
+
+
 def _label(flat: Mapping[str, Any], flats: Iterable[Mapping[str, Any]]) -> str:
-    """The policy's name, with the parameters in which runs of this policy differ."""
     name = str(flat.get("policy.name", "?"))
     varying = _varying(other for other in flats if other.get("policy.name") == name)
     own = {key.rsplit(".", 1)[-1]: flat.get(key) for key in varying if key.startswith("policy.")}

@@ -169,6 +169,15 @@ class Run:
         return loaded
 
     @cached_property
+    def timing(self) -> dict[str, Any]:
+        """`timing.json`; empty where there is none."""
+        try:
+            loaded = json.loads((self.path / "timing.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return loaded if isinstance(loaded, dict) else {}
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """`config.yaml`, resolved."""
         try:

@@ -85,7 +85,7 @@ def parse_profile(data: object, path: Path) -> HardwareProfile:
 
 def _profile(data: object, path: Path) -> HardwareProfile:
     top = _mapping(data, "the profile")
-    _known(top, ["description", *_SECTIONS], "")
+    _known(top, ["description", *_SECTIONS, "calibration"], "")  # how it was measured is for people
     sections = {key: _mapping(top[key], key) for key in _SECTIONS if key in top}
     for key in _SECTIONS:
         if key not in sections and key != "gpu":

@@ -1,0 +1,180 @@
+"""Measures what steps and copies cost on this machine.
+
+Step times are the process's CPU time: the engine computes in one thread, and on a machine that does
+other things its wall time says more about those than about the engine. Both are kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from tokencake.engine.copies import KvCopies
+from tokencake.engine.fit import FitError, fit_error, fit_linear
+from tokencake.engine.load import Load
+from tokencake.engine.requests import make_request
+from tokencake.engine.runtime import Runtime, Stopwatch
+from tokencake.engine.shape import StepShape, step_shape
+from tokencake.sim.latency.hardware import LinkRates
+from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency, features
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredStep:
+    """One step of the engine: scheduling, forward pass and processing of its outputs.
+
+    Attributes:
+        shape: What was computed.
+        wall_us: Wall time in microseconds.
+        cpu_us: CPU time of the process meanwhile.
+        episode: Which stretch of constant load it is from.
+    """
+
+    shape: StepShape
+    wall_us: float
+    cpu_us: float
+    episode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a machine was found to cost.
+
+    Attributes:
+        coefficients: Of a step.
+        link: Of copies between the tiers.
+        error: On the held-out half of the steps.
+        steps: All measured steps.
+        clock: Which time the fit is of.
+        load_average: Of the machine, before and after.
+    """
+
+    coefficients: LinearCoefficients
+    link: LinkRates
+    error: FitError
+    steps: tuple[MeasuredStep, ...]
+    clock: str
+    load_average: tuple[float, float]
+
+
+def calibrate(
+    runtime: Runtime,
+    *,
+    seconds: float,
+    seed: int = 0,
+    clock: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Measure for about ``seconds``, fit one half of the steps, and judge by the other.
+
+    Args:
+        runtime: An idle engine with vLLM's own scheduler.
+        seconds: Time for steps; copies take a few seconds more.
+        seed: Of the workload.
+        clock: ``cpu`` or ``wall``.
+        progress: Called with the number of steps measured.
+    """
+    before = os.getloadavg()[0]
+    steps = measure_steps(runtime, seconds=seconds, seed=seed, progress=progress)
+    link = measure_link(runtime)
+    load = (before, os.getloadavg()[0])
+
+    def times(chosen: Sequence[MeasuredStep]) -> list[float]:
+        return [step.cpu_us if clock == "cpu" else step.wall_us for step in chosen]
+
+    fitted = [step for step in steps if step.episode % 2 == 0]
+    held_out = [step for step in steps if step.episode % 2]
+    coefficients = fit_linear([step.shape for step in fitted], times(fitted))
+    error = fit_error(LinearLatency(coefficients), [step.shape for step in held_out], times(held_out))
+    return Calibration(coefficients, link, error, tuple(steps), clock, load)
+
+
+def measure_steps(
+    runtime: Runtime, *, seconds: float, seed: int = 0, progress: Callable[[int], None] | None = None
+) -> list[MeasuredStep]:
+    """Run an invented workload and time every step of it."""
+    limits, scheduler = runtime.limits, runtime.scheduler
+    longest = min(limits.max_model_len, (limits.blocks - 1) * limits.block_size)
+    load = Load(longest, limits.max_num_seqs, runtime.model.shape.vocab, seed)
+    steps: list[MeasuredStep] = []
+    made = 0
+    end_ns = Stopwatch.wall_ns() + round(seconds * 1e9)
+    for number, wanted in enumerate(load.under_way()):
+        while scheduler.get_num_unfinished_requests() < wanted:
+            prompt, output = load.request()
+            scheduler.add_request(make_request(f"load-{made}", prompt, output, runtime.core.request_block_hasher))
+            made += 1
+        watch = Stopwatch()
+        scheduled = scheduler.schedule()
+        shape = step_shape(scheduled, scheduler.requests)
+        scheduler.update_from_output(scheduled, runtime.execute(scheduled))
+        wall, cpu = watch.lap_ns()
+        if number >= Load.EPISODE:  # the first ones warm up
+            steps.append(MeasuredStep(shape, wall / 1e3, cpu / 1e3, number // Load.EPISODE))
+        if progress is not None:
+            progress(len(steps))
+        if Stopwatch.wall_ns() > end_ns:
+            break
+    scheduler.finish_requests(list(scheduler.requests), _aborted())
+    runtime.execute(scheduler.schedule())
+    return steps
+
+
+def _aborted() -> Any:
+    from vllm.v1.request import RequestStatus
+
+    return RequestStatus.FINISHED_ABORTED
+
+
+def rows(steps: Sequence[MeasuredStep]) -> dict[str, list[Any]]:
+    """Measured steps as columns: what `tokencake.sim.latency.linear.features` says of them, and their times."""
+    names = ("prefill_tokens", "prefill_pairs", "prefill_calls", "decodes", "decode_context")
+    shapes = [features(*step.shape)[1:] for step in steps]
+    columns: dict[str, list[Any]] = {name: [shape[i] for shape in shapes] for i, name in enumerate(names)}
+    return columns | {name: [getattr(step, name) for step in steps] for name in ("episode", "wall_us", "cpu_us")}
+
+
+def measure_link(runtime: Runtime, *, repeats: int = 7, seed: int = 0) -> LinkRates:
+    """Time copies of scattered blocks both ways; the fixed cost is the dearer direction's.
+
+    A copy of ``n`` blocks takes ``fixed + n * block bytes / bandwidth``; each size counts with the
+    median of its repeats. Blocks are overwritten, so nothing may be cached that is still wanted.
+    """
+    copies = KvCopies(runtime.kv_tensors)
+    random = Random(seed)
+    most = min(runtime.limits.blocks - 1, 256)
+    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size <= most]
+    blocks = list(range(1, runtime.limits.blocks))
+    times: dict[str, list[float]] = {"d2h": [], "h2d": []}
+    for size in sizes:
+        samples: dict[str, list[int]] = {"d2h": [], "h2d": []}
+        for repeat in range(repeats + 1):
+            chosen, slots = random.sample(blocks, size), random.sample(range(2 * most), size)
+            watch = Stopwatch()
+            copies.store(chosen, slots)
+            stored = watch.lap_ns()[0]
+            copies.load(slots, chosen)
+            loaded = watch.lap_ns()[0]
+            if repeat:  # the first one touches new memory
+                samples["d2h"].append(stored)
+                samples["h2d"].append(loaded)
+        for way, values in samples.items():
+            times[way].append(median(values) / 1e3)
+    size_bytes = np.array(sizes) * copies.block_bytes
+    fits = {way: _line(size_bytes, np.array(values)) for way, values in times.items()}
+    (d2h, fixed_d2h), (h2d, fixed_h2d) = fits["d2h"], fits["h2d"]
+    return LinkRates(d2h, h2d, float(f"{max(fixed_d2h, fixed_h2d):.3g}"))
+
+
+def _line(size_bytes: Any, times_us: Any) -> tuple[float, float]:
+    """Bandwidth in 1e9 bytes/s and fixed cost in microseconds, by least squares on relative errors."""
+    weights = 1 / times_us
+    inputs = np.stack([size_bytes * weights, weights], axis=1)
+    (per_byte, fixed), *_ = np.linalg.lstsq(inputs, np.ones(len(times_us)), rcond=None)
+    return float(f"{1e-3 / per_byte:.3g}"), max(0.0, float(fixed))

@@ -1,0 +1,190 @@
+"""Models for the live engine: tiny Llamas built here from a seed, or any local model folder.
+
+The tiny ones compute what a Llama computes, with random weights: a policy's effect on time and memory
+does not depend on what the tokens mean. They are built once into the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from tokencake.sim.latency.shape import ModelShape
+
+_RECIPE: Final = 1
+"""Changes whenever the same name would give other weights."""
+
+_MAX_LEN: Final = 32768
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; the text is one line."""
+
+
+TINY: Final[Mapping[str, ModelShape]] = {
+    "xs": ModelShape("tiny-llama-xs", 2, 128, 2, 1, 64, 352, 1024, dtype_bytes=4, kv_dtype_bytes=4),
+    "s": ModelShape("tiny-llama-s", 4, 256, 4, 2, 64, 704, 2048, dtype_bytes=4, kv_dtype_bytes=4),
+    "m": ModelShape("tiny-llama-m", 8, 512, 8, 2, 64, 1408, 4096, dtype_bytes=4, kv_dtype_bytes=4),
+}
+"""Shapes of the models built here, by name; float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that an engine can load.
+
+    Attributes:
+        folder: Where it is.
+        shape: What it is, as far as time and memory are concerned.
+        dtype: Number format of weights and KV, as vLLM spells it.
+        max_len: Most tokens that its positions allow.
+    """
+
+    folder: Path
+    shape: ModelShape
+    dtype: str
+    max_len: int
+
+
+def cache_folder() -> Path:
+    """Where built models are kept: ``$XDG_CACHE_HOME/tokencake`` or ``~/.cache/tokencake``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokencake"
+
+
+def find_model(name: str, *, dtype: str = "auto") -> Model:
+    """A tiny model by name (built if it is not there yet), or a local folder.
+
+    Args:
+        name: ``xs``, ``s``, ``m`` or a folder with a Hugging Face ``config.json``.
+        dtype: vLLM's number format; ``auto`` is the one in the model's configuration.
+
+    Raises:
+        ModelError: There is no such model, or its configuration cannot be read.
+    """
+    if name in TINY:
+        found = _described(build(name), dtype)
+        return replace(found, shape=replace(found.shape, name=TINY[name].name))
+    folder = Path(name)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model {name!r}: neither one of {', '.join(TINY)} nor a folder with a config.json")
+    return _described(folder, dtype)
+
+
+def build(name: str, *, seed: int = 0) -> Path:
+    """Build a tiny model unless the cache has it; returns its folder.
+
+    Weights are normal with the variance that keeps activations at unit scale, drawn from ``seed``;
+    the output projection is twice as wide, so that the best token is well ahead of the second.
+    """
+    folder = cache_folder() / "models" / f"{name}-r{_RECIPE}-seed{seed}"
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder.parent))
+    try:
+        _write(temporary, TINY[name], seed)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # somebody else built it meanwhile
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _write(folder: Path, shape: ModelShape, seed: int) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def weight(rows: int, columns: int, std: float | None = None) -> Any:
+        return torch.randn(rows, columns, generator=generator) * (columns**-0.5 if std is None else std)
+
+    hidden, inner = shape.hidden, shape.intermediate
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    tensors = {
+        "model.embed_tokens.weight": weight(shape.vocab, hidden, 1.0),
+        "lm_head.weight": weight(shape.vocab, hidden, 2 * hidden**-0.5),
+        "model.norm.weight": torch.ones(hidden),
+    }
+    for index in range(shape.layers):
+        layer = f"model.layers.{index}."
+        tensors |= {
+            layer + "input_layernorm.weight": torch.ones(hidden),
+            layer + "post_attention_layernorm.weight": torch.ones(hidden),
+            layer + "self_attn.q_proj.weight": weight(queries, hidden),
+            layer + "self_attn.k_proj.weight": weight(keys, hidden),
+            layer + "self_attn.v_proj.weight": weight(keys, hidden),
+            layer + "self_attn.o_proj.weight": weight(hidden, queries),
+            layer + "mlp.gate_proj.weight": weight(inner, hidden),
+            layer + "mlp.up_proj.weight": weight(inner, hidden),
+            layer + "mlp.down_proj.weight": weight(hidden, inner),
+        }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(_config(shape), indent=1) + "\n", encoding="utf-8")
+
+
+def _config(shape: ModelShape) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": shape.vocab,
+        "max_position_embeddings": _MAX_LEN,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "float32",
+        "use_cache": True,
+    }
+
+
+_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "half": 2, "float": 4}
+
+
+def _described(folder: Path, dtype: str) -> Model:
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if dtype == "auto":
+            dtype = str(values.get("torch_dtype") or values.get("dtype") or "bfloat16")
+        if dtype not in _BYTES:
+            raise ModelError(f"{path}: dtype must be one of {', '.join(_BYTES)}, got {dtype!r}")
+        hidden, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
+        shape = ModelShape(
+            name=folder.name,
+            layers=int(values["num_hidden_layers"]),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=int(values.get("num_key_value_heads") or heads),
+            head_dim=int(values.get("head_dim") or hidden // heads),
+            intermediate=int(values["intermediate_size"]),
+            vocab=int(values["vocab_size"]),
+            dtype_bytes=_BYTES[dtype],
+            kv_dtype_bytes=_BYTES[dtype],
+            tied_embeddings=bool(values.get("tie_word_embeddings", False)),
+        )
+        return Model(folder, shape, dtype, int(values["max_position_embeddings"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ModelError(f"{path}: not the configuration of a dense decoder: {what}") from None

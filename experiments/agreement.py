@@ -1,0 +1,181 @@
+"""Predicted against measured: simulator runs beside engine runs of the same setting, or run against run."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from tokencake.experiments.comparison import flatten, label_policies
+from tokencake.experiments.errors import UsageError
+from tokencake.experiments.results import Run
+
+Summary = Mapping[str, Any]
+_Key = tuple[tuple[str, str], ...]
+
+
+def _distribution(name: str) -> dict[str, Callable[[Summary], float]]:
+    def take(key: str) -> Callable[[Summary], float]:
+        return lambda summary: summary[f"{name}_s"][key]
+
+    return {f"{name}_{key}_s": take(key) for key in ("mean", "p50", "p95", "p99")}
+
+
+METRICS: Mapping[str, Callable[[Summary], float]] = {
+    **_distribution("program_latency"),
+    "makespan_s": lambda s: s["makespan_s"],
+    **_distribution("ttft"),
+    **_distribution("queue"),
+    "computed_tokens": lambda s: s["prefill_tokens"]["computed"],
+    "hit_tokens": lambda s: s["prefill_tokens"]["gpu_hit"] + s["prefill_tokens"]["cpu_hit"],
+    "cpu_hit_tokens": lambda s: s["prefill_tokens"]["cpu_hit"],
+    "preemptions": lambda s: s["preemptions"],
+    "d2h_bytes": lambda s: s["d2h_bytes"],
+    "h2d_bytes": lambda s: s["h2d_bytes"],
+}
+"""What is compared, and how it is taken from summary.json."""
+
+# What two runs of one setting may differ in: who ran it, where it went, how often, and what a step was said to cost.
+_APART = (
+    "host",
+    "out",
+    "overwrite",
+    "log",
+    "timeline",
+    "live",
+    "hardware",
+    "policy",
+    "link",
+    "engine.jumps",
+    "engine.runs",
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Runs of one policy in one setting.
+
+    Attributes:
+        setting: what was run, beside the policy, as far as settings differ.
+        policy: label of the policy.
+        predicted: runs whose numbers are judged.
+        measured: runs they are judged by, repeats in order.
+    """
+
+    setting: str
+    policy: str
+    predicted: tuple[Run, ...]
+    measured: tuple[Run, ...]
+
+    def values(self, metric: str) -> tuple[list[float], list[float]]:
+        """A metric of the predicted and of the measured runs.
+
+        Raises:
+            UsageError: a summary lacks it.
+        """
+        return [_metric(run, metric) for run in self.predicted], [_metric(run, metric) for run in self.measured]
+
+
+def _metric(run: Run, name: str) -> float:
+    try:
+        return float(METRICS[name](run.summary))
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{run.path}: summary.json lacks {error}") from error
+
+
+def pair_up(directories: Sequence[Sequence[Run]], reference: str | None = None) -> list[Pair]:
+    """Find the runs that say something about each other.
+
+    Args:
+        directories: the runs of each directory that the user named.
+        reference: the host that counts as measured; by default the engine, where there are runs of several hosts.
+            Where all are of one host, the first directory is what the others are compared with.
+
+    Raises:
+        UsageError: nothing can be compared.
+    """
+    runs = [run for directory in directories for run in directory]
+    measured = _measured(directories, reference)
+    keys = [_setting(run) for run in runs]
+    flats = [dict(key) for key in keys]
+    names = dict.fromkeys(name for flat in flats for name in flat)
+    varying = [name for name in names if len({flat.get(name) for flat in flats}) > 1]
+    labels = label_policies([flatten(run.config) for run in runs])
+    groups: dict[tuple[_Key, str], tuple[list[Run], list[Run]]] = {}
+    for run, key, label in zip(runs, keys, labels, strict=True):
+        predicted_runs, measured_runs = groups.setdefault((key, label), ([], []))
+        (measured_runs if run in measured else predicted_runs).append(run)
+    pairs = []
+    for (key, label), (predicted_runs, measured_runs) in groups.items():
+        if predicted_runs and measured_runs:
+            values = dict(key)
+            setting = ", ".join(f"{name.rsplit('.', 1)[-1]}={_short(values.get(name))}" for name in varying)
+            pairs.append(Pair(setting, label, tuple(predicted_runs), tuple(measured_runs)))
+    if not pairs:
+        raise UsageError("no two runs of the same trace, policy and settings to compare")
+    return pairs
+
+
+def _measured(directories: Sequence[Sequence[Run]], reference: str | None) -> list[Run]:
+    runs = [run for directory in directories for run in directory]
+    hosts = list(dict.fromkeys(str(run.summary.get("host")) for run in runs))
+    if reference is not None and reference not in hosts:
+        raise UsageError(f"--measured {reference}: no run of that host (there are: {', '.join(hosts)})")
+    if len(hosts) == 1:
+        return list(directories[0])
+    host = reference or next(host for host in ("live", "virtual", hosts[0]) if host in hosts)
+    return [run for run in runs if run.summary.get("host") == host]
+
+
+def _setting(run: Run) -> _Key:
+    flat = flatten(run.config)
+    own = {k: repr(v) for k, v in flat.items() if not any(k == key or k.startswith(f"{key}.") for key in _APART)}
+    return tuple(sorted((own | {"trace_sha256": str(run.summary.get("trace_sha256"))}).items()))
+
+
+def _short(value: object) -> str:
+    return str(value).strip("'").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one pair.
+
+    Attributes:
+        setting: the pair's.
+        policy: the pair's.
+        metric: name, in `METRICS`.
+        measured: mean over the measured runs.
+        predicted: mean over the predicted runs.
+        error: `predicted / measured - 1`; NaN where 0 was measured and something else predicted.
+        spread: range of the repeated measurements over their mean; NaN without repeats, or where the mean is 0.
+        repeats: measured runs.
+    """
+
+    setting: str
+    policy: str
+    metric: str
+    measured: float
+    predicted: float
+    error: float
+    spread: float
+    repeats: int
+
+
+def compare(pairs: Sequence[Pair]) -> list[Row]:
+    """Every metric of every pair."""
+    return [_row(pair, name) for pair in pairs for name in METRICS]
+
+
+def _row(pair: Pair, metric: str) -> Row:
+    predicted, measured = pair.values(metric)
+    mean, forecast = fmean(measured), fmean(predicted)
+    error = forecast / mean - 1 if mean else (0.0 if forecast == 0 else math.nan)
+    spread = (max(measured) - min(measured)) / mean if mean and len(measured) > 1 else math.nan
+    return Row(pair.setting, pair.policy, metric, mean, forecast, error, spread, len(measured))
+
+
+def load_averages(pairs: Sequence[Pair]) -> tuple[float, float] | None:
+    """Lowest and highest load average of the machine during the measured runs, as they recorded it."""
+    found = [float(load) for pair in pairs for run in pair.measured for load in run.timing.get("load_average", ())]
+    return (min(found), max(found)) if found else None

@@ -1,0 +1,162 @@
+"""`tokencake compare`: simulator against engine, or run against run."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tokencake.experiments.agreement import Pair, Row, compare, load_averages, pair_up
+from tokencake.experiments.arguments import Parser
+from tokencake.experiments.errors import UsageError
+from tokencake.experiments.plots.agreement import agreement
+from tokencake.experiments.plots.style import paper_style, save
+from tokencake.experiments.ranking import Ranking, rankings
+from tokencake.experiments.results import Run, find_runs
+
+_FORMATS = ("png", "pdf", "svg")
+_WIDTH = 150
+# Heading and metric of the readable table; the CSV file has them all.
+_SHOWN = (
+    ("latency mean", "program_latency_mean_s"),
+    ("p50", "program_latency_p50_s"),
+    ("p95", "program_latency_p95_s"),
+    ("p99", "program_latency_p99_s"),
+    ("makespan", "makespan_s"),
+    ("TTFT mean", "ttft_mean_s"),
+    ("queue mean", "queue_mean_s"),
+    ("computed", "computed_tokens"),
+    ("hits", "hit_tokens"),
+    ("preemptions", "preemptions"),
+    ("to CPU", "d2h_bytes"),
+    ("to GPU", "h2d_bytes"),
+)
+_SPREADS = ("program_latency_mean_s", "makespan_s")
+
+
+def run(words: Sequence[str]) -> None:
+    """Compare, write `compare.csv`, `compare.md` and a figure, print the table.
+
+    Raises:
+        UsageError: nothing can be compared, or the output cannot be written.
+    """
+    chosen = _parser().parse_args(words)
+    if len(chosen.directories) < 2:
+        raise UsageError("two or more run or sweep directories are needed (try: tokencake compare --help)")
+    pairs = pair_up([find_runs([path]) for path in chosen.directories], chosen.measured)
+    rows = compare(pairs)
+    ranks = rankings(pairs)
+    out = chosen.out or chosen.directories[0] / "compare"
+    head, body = _cells(pairs, rows)
+    notes = _notes(pairs, rows, ranks)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(map(asdict, rows)).to_csv(out / "compare.csv", index=False, lineterminator="\n")
+        (out / "compare.md").write_text(_markdown(head, body, notes), encoding="utf-8")
+        with paper_style():
+            written = save(agreement(pairs), out / "predicted_measured", chosen.format or ("png", "pdf"))
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
+    _show(head, body, notes)
+    for path in (out / "compare.csv", out / "compare.md", *written):
+        print(f"  {path}")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="tokencake compare",
+        description="Says how far predicted runs are from measured ones of the same trace, policy and settings.",
+        epilog="Where runs of host=live are among them, they are what the others are measured by; repeats of one"
+        " run (live.repeat=0,1,2) give the spread. Runs of one host: the first directory is the reference.",
+    )
+    parser.add_argument("directories", nargs="*", type=Path, metavar="RUN_OR_SWEEP_DIR")
+    parser.add_argument("--measured", metavar="HOST", help="host whose runs are the reference: live, virtual or sim")
+    parser.add_argument("--out", type=Path, help="where to write (default: compare/ in the first directory)")
+    parser.add_argument("--format", action="append", choices=_FORMATS, help="may be repeated; default: png and pdf")
+    return parser
+
+
+def _cells(pairs: Sequence[Pair], rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: signed errors in percent, then the spread of the repeats."""
+    settings = len({pair.setting for pair in pairs}) > 1
+    repeated = any(row.repeats > 1 for row in rows)
+    head = [*(["setting"] if settings else []), "policy", "repeats", *(f"{title} %" for title, _ in _SHOWN)]
+    if repeated:
+        head += ["spread latency %", "spread makespan %"]
+    found = {(row.setting, row.policy, row.metric): row for row in rows}
+    body = []
+    for pair in pairs:
+        cells = [*([pair.setting] if settings else []), pair.policy, str(len(pair.measured))]
+        cells += [_error(found[pair.setting, pair.policy, metric]) for _, metric in _SHOWN]
+        if repeated:
+            cells += [_percent(found[pair.setting, pair.policy, metric].spread, sign=False) for metric in _SPREADS]
+        body.append(cells)
+    return head, body
+
+
+def _error(row: Row) -> str:
+    return f"{row.predicted:g} for 0" if math.isnan(row.error) else _percent(row.error)
+
+
+def _percent(value: float, *, sign: bool = True) -> str:
+    return "" if math.isnan(value) else f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+
+
+def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking]) -> list[str]:
+    """What stands under the table."""
+    predicted = _hosts(run for pair in pairs for run in pair.predicted)
+    measured = _hosts(run for pair in pairs for run in pair.measured)
+    notes = [
+        f"Error: predicted ({predicted}) over measured ({measured}), less one. Spread: range of repeats over mean."
+    ]
+    for metric in ("program_latency_mean_s", "makespan_s", "computed_tokens", "hit_tokens"):
+        errors = [row.error for row in rows if row.metric == metric and not math.isnan(row.error)]
+        if errors:
+            mean = sum(map(abs, errors)) / len(errors)
+            notes.append(f"{metric}: mean absolute error {mean:.1%}, worst {max(errors, key=abs):+.1%}.")
+    notes += [_ranked(rank) for rank in ranks]
+    loads = load_averages(pairs)
+    if loads is not None:
+        notes.append(f"Load average of the machine during the measured runs: {loads[0]:.1f} to {loads[1]:.1f}.")
+    return notes
+
+
+def _hosts(runs: Iterable[Run]) -> str:
+    return ", ".join(dict.fromkeys(str(run.summary["host"]) for run in runs))
+
+
+def _ranked(rank: Ranking) -> str:
+    interval = "" if math.isnan(rank.low) else f" (95 % bootstrap interval {rank.low:.2f} to {rank.high:.2f})"
+    where = f"{rank.setting}: " if rank.setting else ""
+    text = f"{where}order of {rank.policies} policies by {rank.metric}: Kendall's tau {rank.tau:.2f}{interval}"
+    if rank.set_aside and not math.isnan(rank.clear_tau):
+        text += f"; {rank.clear_tau:.2f} without the {rank.set_aside} of {rank.pairs} pairs inside the spread"
+    elif rank.set_aside:
+        text += f"; all {rank.pairs} pairs are inside the spread"
+    return text + "."
+
+
+def _markdown(head: list[str], body: list[list[str]], notes: list[str]) -> str:
+    first = head.index("repeats")
+    rule = ["---"] * first + ["---:"] * (len(head) - first)
+    lines = ["| " + " | ".join(cells) + " |" for cells in [head, rule, *body]]
+    return "\n".join([*lines, "", *(f"* {note}" for note in notes), ""])
+
+
+def _show(head: list[str], body: list[list[str]], notes: list[str]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    shown = Table(box=box.SIMPLE, pad_edge=False)
+    first = head.index("repeats")
+    for index, title in enumerate(head):
+        shown.add_column(title, justify="right" if index >= first else "left")
+    for cells in body:
+        shown.add_row(*cells)
+    console.print(shown)
+    for note in notes:
+        console.print(note, highlight=False, soft_wrap=True)

@@ -1,0 +1,57 @@
+"""Predicted against measured, a point a policy and setting."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tokencake.experiments.agreement import Pair
+from tokencake.experiments.plots.style import PAGE_IN, colour, marker, new_figure
+
+_PANELS = (
+    ("program_latency_mean_s", "mean program latency (s)"),
+    ("makespan_s", "makespan (s)"),
+    ("ttft_mean_s", "mean TTFT (s)"),
+)
+_BAND = 0.1
+
+
+def agreement(pairs: Sequence[Pair]) -> Figure:
+    """One panel a metric: the diagonal is agreement, the grey band is 10 %, bars are the range of repeats."""
+    figure, axes = new_figure(PAGE_IN, 2.6, columns=len(_PANELS))
+    settings = list(dict.fromkeys(pair.setting for pair in pairs))
+    policies = list(dict.fromkeys(pair.policy for pair in pairs))
+    for axis, (metric, title) in zip(axes, _PANELS, strict=True):
+        limits = _diagonal(axis, pairs, metric)
+        for pair in pairs:
+            predicted, measured = (values for values in pair.values(metric))
+            centre = fmean(measured)
+            axis.errorbar(
+                centre,
+                fmean(predicted),
+                xerr=[[max(0.0, centre - min(measured))], [max(0.0, max(measured) - centre)]],  # means are rounded
+                color=colour(policies.index(pair.policy)),
+                marker=marker(settings.index(pair.setting)),
+                linestyle="none",
+                elinewidth=0.8,
+                label=pair.policy if pair.setting == settings[0] else None,
+            )
+        axis.set_xlim(limits)
+        axis.set_ylim(limits)
+        axis.set_aspect("equal")
+        axis.set_xlabel(f"measured {title}")
+    axes[0].set_ylabel("predicted")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    return figure
+
+
+def _diagonal(axis: Axes, pairs: Sequence[Pair], metric: str) -> tuple[float, float]:
+    values = [value for pair in pairs for side in pair.values(metric) for value in side]
+    low, high = min(values), max(values)
+    room = 0.08 * (high - low) or 0.1 * high or 1.0
+    ends = (max(0.0, low - room), high + room)
+    axis.fill_between(ends, [end * (1 - _BAND) for end in ends], [end * (1 + _BAND) for end in ends], color="#eeeeee")
+    axis.plot(ends, ends, color="#888888", linewidth=0.8)
+    return ends

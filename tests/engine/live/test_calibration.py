@@ -1,0 +1,120 @@
+"""Calibration: the fit finds known coefficients, a real engine is measured, and the profile can be simulated."""
+
+import random
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tokencake.engine import install
+from tokencake.engine.calibrate import calibrate
+from tokencake.engine.fit import fit_error, fit_linear
+from tokencake.engine.load import Load
+from tokencake.engine.shape import StepShape
+from tokencake.experiments.cli import main
+from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
+from tokencake.sim.latency.profiles import load_profile
+
+KNOWN = LinearCoefficients(1500.0, 40.0, 0.02, 300.0, 90.0, 0.25)
+
+
+def shapes(count, seed):
+    rng = random.Random(seed)
+    found = []
+    for _ in range(count):
+        chunks = tuple((rng.randint(1, 500), rng.randint(0, 2000)) for _ in range(rng.choice((0, 0, 1, 2))))
+        decodes = rng.randint(0 if chunks else 1, 30)
+        found.append(StepShape(chunks, decodes, decodes * rng.randint(10, 2000)))
+    return found
+
+
+def times_us(chosen, noise=0.0, seed=0):
+    rng = random.Random(seed)
+    model = LinearLatency(KNOWN)
+    return [model.step_ps(*shape) / 1e6 * (1 + rng.uniform(-noise, noise)) for shape in chosen]
+
+
+def test_the_fit_finds_the_coefficients_behind_exact_times():
+    seen = shapes(300, seed=1)
+    found = fit_linear(seen, times_us(seen))
+    for name in LinearCoefficients.__dataclass_fields__:
+        assert getattr(found, name) == pytest.approx(getattr(KNOWN, name), rel=1e-3)
+
+
+def test_held_out_errors_are_those_of_the_noise_and_sums_are_better():
+    seen, others = shapes(2000, seed=1), shapes(1000, seed=2)
+    found = LinearLatency(fit_linear(seen, times_us(seen, noise=0.2, seed=3)))
+    error = fit_error(found, others, times_us(others, noise=0.2, seed=4))
+    assert error.steps == 1000
+    assert 0.08 < error.step < 0.12, "the mean of |u|, u uniform on ±20 %, is 10 %"
+    assert error.window < 0.03
+    assert abs(error.total) < 0.01
+
+
+def test_a_feature_that_never_appears_costs_nothing_and_nothing_is_negative():
+    seen = [StepShape((), n, 100 * n) for n in range(1, 40)]
+    found = fit_linear(seen, [1000.0 - 2 * n for n in range(1, 40)])
+    assert (found.per_prefill_token_us, found.per_decode_us, found.per_context_token_us) == (0.0, 0.0, 0.0)
+
+
+def test_the_load_stays_within_the_engine_and_comes_back():
+    load = Load(1000, 8, 500, seed=5)
+    made = [load.request() for _ in range(500)]
+    assert all(len(prompt) >= 1 and len(prompt) + output <= 1000 for prompt, output in made)
+    starts = {tuple(prompt[:16]) for prompt, _ in made}
+    assert len(starts) < 400, "some continue an earlier one"
+    levels = load.under_way()
+    assert {next(levels) for _ in range(40 * 200)} == {1, 2, 4, 8}
+
+
+def test_a_real_engine_is_measured(runtime):
+    free = runtime.scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+    seen = []
+    found = calibrate(runtime, seconds=5, seed=1, progress=seen.append)
+    assert seen[-1] == len(found.steps) > 100
+    assert sum(bool(step.shape.prefill) for step in found.steps) > 20
+    assert found.coefficients.constant_us > 0
+    assert found.link.d2h_gb_s > 0
+    assert len(found.load_average) == 2
+    assert runtime.scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == free
+    assert not runtime.scheduler.has_requests()
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_profile_that_the_simulator_reads(tmp_path, capsys):
+    if install.missing():
+        pytest.skip(install.missing())
+    out = tmp_path / "mine.yaml"
+    assert main(["calibrate", str(out), "--model", "xs", "--seconds", "8"]) == 0
+    assert "held out" in capsys.readouterr().out
+    profile = load_profile(out)
+    assert profile.model.name == "tiny-llama-xs"
+    assert profile.latency_model().prefill_ps(512, 0) > profile.latency_model().decode_ps(1, 100) > 0
+    written = yaml.safe_load(out.read_text())["calibration"]
+    assert written["steps"] == pq.read_table(tmp_path / "mine.steps.parquet").num_rows
+    assert (
+        main(["run", f"hardware.profile={out}", "trace=demo", "trace.programs_count=3", f"out={tmp_path / 'r'}"]) == 0
+    )
+    assert main(["calibrate", str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mine.yml", "--seconds", "1"], "--seconds: must be >= 5"),
+        (["mine.json"], "must end in .yaml"),
+        (["mine.yaml", "--model", "huge"], "neither one of"),
+        (["mine.yaml", "--gpu-blocks", "0"], "--gpu-blocks: must be > 0"),
+        (["mine.yaml", "--max-model-len", "99999"], "--max-model-len: must be from 64 to"),
+    ],
+)
+def test_a_bad_word_is_one_line(tmp_path, monkeypatch, capsys, words, said):
+    if install.missing():
+        pytest.skip(install.missing())
+    monkeypatch.chdir(tmp_path)
+    assert main(["calibrate", *words]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

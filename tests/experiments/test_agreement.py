@@ -1,0 +1,121 @@
+"""`tokencake compare`: who is compared with whom, signed errors, spread and ranking, on made-up runs."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from tokencake.experiments.agreement import compare, pair_up
+from tokencake.experiments.cli import main
+from tokencake.experiments.ranking import rankings
+from tokencake.experiments.results import find_runs
+
+POLICIES = ("vllm", "vllm-priority", "vllm-offload")
+
+
+@pytest.fixture
+def write(fake_run):
+    """Write a run of a host: write(directory, host, policy, latency, ...) -> directory."""
+
+    def one(directory, host, policy, latency, repeat=0, qps=0.5, preemptions=0, load=(0.5, 1.5)):
+        path = fake_run(
+            f"{directory}/{policy}-{qps}-{repeat}",
+            policy,
+            qps,
+            host=host,
+            live={"repeat": repeat},
+            hardware={"x": host},
+        )
+        summary = json.loads((path / "summary.json").read_text())
+        spread = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"), latency)
+        summary |= {"host": host, "program_latency_s": spread, "makespan_s": 2 * latency, "preemptions": preemptions}
+        (path / "summary.json").write_text(json.dumps(summary))
+        if host == "live":
+            (path / "timing.json").write_text(json.dumps({"wall_s": 1.0, "load_average": load}))
+        return path.parent
+
+    return one
+
+
+@pytest.fixture
+def measured_and_predicted(write, tmp_path):
+    """Three policies, three repeats each: the second and the third are inside each other's spread."""
+    measured = {"vllm": (10.0, 11.0, 9.0), "vllm-priority": (6.0, 6.1, 6.2), "vllm-offload": (6.0, 6.1, 5.9)}
+    predicted = {"vllm": 9.0, "vllm-priority": 6.5, "vllm-offload": 6.6}
+    for policy in POLICIES:
+        write("sim", "sim", policy, predicted[policy])
+        for repeat, latency in enumerate(measured[policy]):
+            write("live", "live", policy, latency, repeat)
+    return [find_runs([tmp_path / "live"]), find_runs([tmp_path / "sim"])]
+
+
+def test_the_engine_is_what_the_simulator_is_measured_by_in_any_order(measured_and_predicted):
+    for directories in (measured_and_predicted, measured_and_predicted[::-1]):
+        pairs = pair_up(directories)
+        assert {(pair.policy, len(pair.predicted), len(pair.measured)) for pair in pairs} == {
+            (p, 1, 3) for p in POLICIES
+        }
+        assert {run.summary["host"] for pair in pairs for run in pair.measured} == {"live"}
+
+
+def test_errors_are_signed_and_relative_to_the_mean_of_the_repeats(measured_and_predicted):
+    rows = {(row.policy, row.metric): row for row in compare(pair_up(measured_and_predicted))}
+    vllm = rows["vllm", "program_latency_mean_s"]
+    assert (vllm.measured, vllm.predicted, vllm.repeats) == (10.0, 9.0, 3)
+    assert vllm.error == pytest.approx(-0.1)
+    assert vllm.spread == pytest.approx(0.2)
+    assert rows["vllm", "preemptions"].error == 0.0, "nothing measured, nothing predicted"
+
+
+def test_ranking_sets_pairs_inside_the_spread_aside(measured_and_predicted):
+    (rank,) = rankings(pair_up(measured_and_predicted))
+    # The last two were predicted the other way round, by less than their repeats differ.
+    assert (rank.policies, rank.pairs, rank.set_aside) == (3, 3, 1)
+    assert rank.tau == pytest.approx(1 / 3)
+    assert rank.clear_tau == 1.0
+    assert rank.low <= rank.tau <= rank.high
+
+
+def test_settings_are_ranked_apart(write, tmp_path):
+    for qps, latencies in ((0.1, (3.0, 2.0)), (0.2, (2.0, 3.0))):
+        for policy, latency in zip(POLICIES, latencies, strict=False):
+            write("live", "live", policy, latency, qps=qps)
+            write("sim", "sim", policy, {"vllm": 3.0, "vllm-priority": 2.0}[policy], qps=qps)
+    found = rankings(pair_up([find_runs([tmp_path / "live"]), find_runs([tmp_path / "sim"])]))
+    assert {rank.setting: rank.tau for rank in found} == {"qps=0.1": 1.0, "qps=0.2": -1.0}
+
+
+def test_runs_of_one_host_are_compared_with_the_first_directory(write, tmp_path):
+    write("before", "sim", "vllm", 4.0)
+    write("after", "sim", "vllm", 5.0)
+    (pair,) = pair_up([find_runs([tmp_path / "before"]), find_runs([tmp_path / "after"])])
+    row = compare([pair])[0]
+    assert (row.measured, row.predicted, row.error) == (4.0, 5.0, 0.25)
+
+
+def test_the_command_writes_a_table_and_a_figure(measured_and_predicted, tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "live"), str(tmp_path / "sim"), "--out", str(tmp_path / "c")]) == 0
+    out = capsys.readouterr().out
+    assert "Kendall's tau" in out
+    assert "Load average of the machine during the measured runs: 0.5 to 1.5." in out
+    assert {p.name for p in (tmp_path / "c").iterdir()} == {
+        "compare.csv", "compare.md", "predicted_measured.png", "predicted_measured.pdf",
+    }  # fmt: skip
+    frame = pd.read_csv(tmp_path / "c" / "compare.csv")
+    assert set(frame["policy"]) == set(POLICIES)
+    assert (tmp_path / "c" / "compare.md").read_text().startswith("| policy | repeats |")
+
+
+def test_what_cannot_be_compared_is_one_line(write, tmp_path, capsys):
+    write("live", "live", "vllm", 1.0)
+    write("sim", "sim", "vllm-offload", 1.0)
+    for words, said in (
+        ([str(tmp_path / "live")], "two or more"),
+        ([str(tmp_path / "live"), str(tmp_path / "sim")], "no two runs of the same trace"),
+        ([str(tmp_path / "live"), str(tmp_path / "sim"), "--measured", "virtual"], "no run of that host"),
+        ([str(tmp_path / "nowhere"), str(tmp_path / "sim")], "no such directory"),
+    ):
+        assert main(["compare", *words]) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err
+        assert captured.err.count("\n") == 1
