@@ -66,3 +66,16 @@ KV = {
 }
 
 TABLES = {"programs": PROGRAMS, "calls": CALLS, "transfers": TRANSFERS, "kv": KV}
+
+STEPS = {
+    "start_s": "double",
+    "duration_s": "double",
+    "prefill_tokens": "int64",
+    "prefill_pairs": "int64",
+    "prefill_calls": "int64",
+    "decodes": "int64",
+    "decode_context": "int64",
+    "wall_s": "double",
+    "cpu_s": "double",
+}
+"""The steps of a run whose steps were measured (`host=live`)."""

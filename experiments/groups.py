@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from tokencake.engine.config import LiveConfig
 from tokencake.experiments.settings import PROFILE_KEYS, Bounds
 from tokencake.policies import registry
 from tokencake.policies.compose import HOOKS
@@ -41,7 +42,7 @@ def register() -> None:
     for name, generator in GENERATORS.items():
         store.store(group="trace", name=name, node={"source": name} | _parameters(generator))
     for name in profile_names():
-        store.store(group="hardware", name=name, node={"profile": name})
+        store.store(group="hardware", name=name, node={"profile": name, "recorded": None})
 
 
 def _host() -> dict[str, Any]:
@@ -55,6 +56,7 @@ def _host() -> dict[str, Any]:
         "workload": asdict(WorkloadConfig()),
         "bounds": asdict(Bounds()),
         "noise": 0.5,
+        "live": asdict(LiveConfig()),
     }
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import yaml
 import zstandard
 
-from tokencake.experiments.columns import TABLES
+from tokencake.experiments.columns import STEPS, TABLES
 from tokencake.experiments.errors import UsageError
 
 SUMMARY = "summary.json"
@@ -93,7 +93,7 @@ def to_arrow(name: str, table: Table) -> pa.Table:
     Raises:
         ValueError: a documented column is missing, or lengths differ (an error of the host, not of the user).
     """
-    types, columns = TABLES[name], table.columns
+    types, columns = (TABLES | {"steps": STEPS})[name], table.columns
     if missing := [c for c in types if c not in columns]:
         raise ValueError(f"{name}: missing columns {missing}")
     data = {c: pa.array(columns[c], type=pa.type_for_alias(kind)) for c, kind in types.items()}
@@ -135,12 +135,13 @@ def write_run(
     timing: Mapping[str, Any],
     decisions: Table | None = None,
     timeline: object | None = None,
+    steps: Table | None = None,
 ) -> None:
     """Write every file of a run into an empty directory (use with `replacing`)."""
     text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     (directory / "config.yaml").write_text(text, encoding="utf-8")
-    for name in TABLES:
-        pq.write_table(to_arrow(name, tables[name]), directory / f"{name}.parquet", compression="zstd")
+    for name, table in [*((name, tables[name]) for name in TABLES), *([("steps", steps)] if steps else [])]:
+        pq.write_table(to_arrow(name, table), directory / f"{name}.parquet", compression="zstd")
     if decisions is not None:
         names = list(decisions.columns)
         rows = (dict(zip(names, row, strict=True)) for row in zip(*decisions.columns.values(), strict=True))

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from tokencake.experiments.errors import UsageError, did_you_mean
+from tokencake.experiments.recording import read_steps
 from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
 from tokencake.sim.latency.hardware import HardwareProfile
 from tokencake.sim.latency.profiles import load_profile
+from tokencake.sim.latency.recorded import RecordedLatency
 
 _GIB = 2**30
 # Engine settings that a hardware profile answers, or that follow from it.
@@ -97,13 +100,18 @@ def sim_config(config: Mapping[str, Any], profile: HardwareProfile) -> SimConfig
     """
     bounds = build(Bounds, config["bounds"], "bounds")
     link = _filled(config["link"], **asdict(profile.link)) | {"free": bounds.free_transfer}
+    recorded = config["hardware"].get("recorded")
+    latency = profile.latency_model()
+    if recorded is not None:  # steps of a recording are taken one by one
+        latency = RecordedLatency(latency, read_steps(Path(str(recorded))))
+        config = {**config, "engine": {**config["engine"], "jumps": False}}
     seed = config["seed"]
     if type(seed) is not int:
         raise UsageError(f"seed: must be int, got {seed!r}")
     try:
         return SimConfig(
             engine=build(EngineConfig, _engine(config["engine"], profile), "engine"),
-            latency=profile.latency_model(),
+            latency=latency,
             kv_bytes_per_token=profile.model.kv_bytes_per_token,
             link=build(LinkConfig, link, "link"),
             workload=build(WorkloadConfig, config["workload"], "workload"),

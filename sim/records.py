@@ -107,6 +107,18 @@ KV_COLUMNS = (
     "cpu_blocks",
 )
 
+STEP_COLUMNS = (
+    "start_s",
+    "duration_s",
+    "prefill_tokens",
+    "prefill_pairs",
+    "prefill_calls",
+    "decodes",
+    "decode_context",
+    "wall_s",
+    "cpu_s",
+)
+
 DECISION_COLUMNS = ("time_s", "step", "hook", "subject", "decision", "outcome")
 
 
@@ -122,6 +134,7 @@ class RunResult:
         kv: Memory over time, in blocks.
         decisions: Decision log, empty unless asked for.
         timing: ``wall_s``, ``loop_cpu_s`` and ``peak_rss_mb`` of the run itself.
+        steps: One row a step, where steps were measured.
     """
 
     summary: dict[str, Any]
@@ -130,7 +143,8 @@ class RunResult:
     transfers: Table
     kv: Table
     decisions: Table
-    timing: dict[str, float] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
+    steps: Table | None = None
 
 
 class Integral:
