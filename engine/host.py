@@ -39,11 +39,15 @@ class EngineHost(Host):
         knowledge: What the policy may know beyond declarations.
         vllm: A fresh scheduler, as :meth:`tokencake.engine.scheduler.Asking.attach` wants it.
         native: Let vLLM's own queue and connector decide, whatever the policy overrides.
+
+    Attributes:
+        vocabulary: Token ids are below this.
     """
 
     scheduler: EngineScheduler
     pool: EnginePool
     tree: Contents
+    vocabulary: int = 1 << 30
 
     def __init__(
         self,
@@ -71,7 +75,7 @@ class EngineHost(Host):
 
     def _make_engine(self) -> None:
         size = self.config.engine.block_size
-        self.tree = Contents(size)
+        self.tree = Contents(size, self.vocabulary)
         self.pool = EnginePool(self.vllm.pool, self.tree, size)
         self.cpu = BlockCpuTier(0, self.tree)
         self.scheduler = EngineScheduler(self.config, self.policy, self.pool, self, self.vllm, native=self._native)

@@ -21,6 +21,10 @@ class EngineMissingError(RuntimeError):
     """VLLM is absent or of a version that was not tested; the message says what to run."""
 
 
+class EngineStartError(RuntimeError):
+    """VLLM would not start with a model and its sizes; the message is one line."""
+
+
 def missing() -> str | None:
     """Why the engine hosts cannot run here, in one line, or None if they can; imports nothing."""
     if importlib.util.find_spec("vllm") is None:

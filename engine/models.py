@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,12 +44,19 @@ class Model:
         shape: What it is, as far as time and memory are concerned.
         dtype: Number format of weights and KV, as vLLM spells it.
         max_len: Most tokens that its positions allow.
+        tiny: Its name among `TINY`; empty if it is not one of them.
     """
 
     folder: Path
     shape: ModelShape
     dtype: str
     max_len: int
+    tiny: str = ""
+
+    def ensure(self) -> None:
+        """Build it, if it is a tiny one that nobody has built yet."""
+        if self.tiny:
+            build(self.tiny)
 
 
 def cache_folder() -> Path:
@@ -58,7 +65,7 @@ def cache_folder() -> Path:
 
 
 def find_model(name: str, *, dtype: str = "auto") -> Model:
-    """A tiny model by name (built if it is not there yet), or a local folder.
+    """A tiny model by name, or a local folder; nothing is built or loaded yet.
 
     Args:
         name: ``xs``, ``s``, ``m`` or a folder with a Hugging Face ``config.json``.
@@ -68,12 +75,15 @@ def find_model(name: str, *, dtype: str = "auto") -> Model:
         ModelError: There is no such model, or its configuration cannot be read.
     """
     if name in TINY:
-        found = _described(build(name), dtype)
-        return replace(found, shape=replace(found.shape, name=TINY[name].name))
+        return _described(_folder(name, 0), _config(TINY[name]), dtype, name)
     folder = Path(name)
     if not (folder / "config.json").is_file():
         raise ModelError(f"model {name!r}: neither one of {', '.join(TINY)} nor a folder with a config.json")
-    return _described(folder, dtype)
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {name!r}: config.json cannot be read: {error}") from None
+    return _described(folder, values, dtype)
 
 
 def build(name: str, *, seed: int = 0) -> Path:
@@ -82,7 +92,7 @@ def build(name: str, *, seed: int = 0) -> Path:
     Weights are normal with the variance that keeps activations at unit scale, drawn from ``seed``;
     the output projection is twice as wide, so that the best token is well ahead of the second.
     """
-    folder = cache_folder() / "models" / f"{name}-r{_RECIPE}-seed{seed}"
+    folder = _folder(name, seed)
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +107,10 @@ def build(name: str, *, seed: int = 0) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _folder(name: str, seed: int) -> Path:
+    return cache_folder() / "models" / f"{name}-r{_RECIPE}-seed{seed}"
 
 
 def _write(folder: Path, shape: ModelShape, seed: int) -> None:
@@ -160,17 +174,16 @@ def _config(shape: ModelShape) -> dict[str, Any]:
 _BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "half": 2, "float": 4}
 
 
-def _described(folder: Path, dtype: str) -> Model:
+def _described(folder: Path, values: Any, dtype: str, tiny: str = "") -> Model:
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         if dtype == "auto":
             dtype = str(values.get("torch_dtype") or values.get("dtype") or "bfloat16")
         if dtype not in _BYTES:
             raise ModelError(f"{path}: dtype must be one of {', '.join(_BYTES)}, got {dtype!r}")
         hidden, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
         shape = ModelShape(
-            name=folder.name,
+            name=TINY[tiny].name if tiny else folder.name,
             layers=int(values["num_hidden_layers"]),
             hidden=hidden,
             heads=heads,
@@ -182,8 +195,8 @@ def _described(folder: Path, dtype: str) -> Model:
             kv_dtype_bytes=_BYTES[dtype],
             tied_embeddings=bool(values.get("tie_word_embeddings", False)),
         )
-        return Model(folder, shape, dtype, int(values["max_position_embeddings"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        return Model(folder, shape, dtype, int(values["max_position_embeddings"]), tiny)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ModelError):
             raise
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -11,19 +11,16 @@ import os
 import time
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokencake.engine import install
+from tokencake.engine.install import EngineStartError
 from tokencake.engine.models import Model
 
 if TYPE_CHECKING:
     import torch
 
     from tokencake.sim.config import EngineConfig
-
-
-class EngineStartError(RuntimeError):
-    """vLLM would not start with this model and these sizes; the text is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class Limits:
 
 
 class Runtime:
-    """A loaded model with its KV tensors, and vLLM's scheduler over them.
+    """A loaded model with its KV tensors, and vLLM's scheduler over them; at most one is open in a process.
 
     Args:
         model: What to load.
@@ -73,8 +70,12 @@ class Runtime:
         EngineStartError: vLLM refuses the model or the sizes.
     """
 
+    _open: ClassVar[bool] = False
+
     def __init__(self, model: Model, limits: Limits, *, load_format: str = "auto", **adapter: Any):
         install.require()
+        if Runtime._open:
+            raise RuntimeError("an engine is open in this process; close it first")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("torch").setLevel(logging.ERROR)
@@ -86,12 +87,13 @@ class Runtime:
 
             from tokencake.engine.forced import ForcedOutput
 
+            model.ensure()
             torch.set_num_threads(1)  # the environment comes too late where torch was imported before
             arguments = EngineArgs(
                 model=str(model.folder),
                 skip_tokenizer_init=True,
                 load_format=load_format,
-                dtype=model.dtype,  # type: ignore[arg-type]  # one that vLLM knows
+                dtype=model.dtype,
                 max_model_len=limits.max_model_len,
                 block_size=limits.block_size,
                 num_gpu_blocks_override=limits.blocks,
@@ -113,6 +115,7 @@ class Runtime:
             except (ValueError, RuntimeError, OSError) as error:
                 reason = " ".join(str(error).split())
                 raise EngineStartError(f"vLLM does not start with {model.folder}: {reason}") from error
+        Runtime._open = True  # vLLM keeps what its workers share in globals
         self.model = model
         self.limits = limits
 
@@ -142,6 +145,20 @@ class Runtime:
     def close(self) -> None:
         """Shut the engine down."""
         self.core.shutdown()
+        Runtime._open = False
+
+
+_shared: dict[tuple[object, ...], Runtime] = {}
+
+
+def shared_runtime(model: Model, limits: Limits, load_format: str) -> Runtime:
+    """The last engine that was asked for here, if it is the same one; otherwise a new one in its place."""
+    key = (model, limits, load_format)
+    if key not in _shared:
+        while _shared:
+            _shared.popitem()[1].close()
+        _shared[key] = Runtime(model, limits, load_format=load_format)
+    return _shared[key]
 
 
 class Stopwatch:

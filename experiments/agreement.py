@@ -35,6 +35,7 @@ METRICS: Mapping[str, Callable[[Summary], float]] = {
 }
 """What is compared, and how it is taken from summary.json."""
 
+_DIGEST = "trace_sha256"
 # What two runs of one setting may differ in: who ran it, where it went, how often, and what a step was said to cost.
 _APART = (
     "host",
@@ -100,6 +101,8 @@ def pair_up(directories: Sequence[Sequence[Run]], reference: str | None = None) 
     flats = [dict(key) for key in keys]
     names = dict.fromkeys(name for flat in flats for name in flat)
     varying = [name for name in names if len({flat.get(name) for flat in flats}) > 1]
+    if varying != [_DIGEST]:  # what made the traces differ says more than their digests
+        varying = [name for name in varying if name != _DIGEST]
     labels = label_policies([flatten(run.config) for run in runs])
     groups: dict[tuple[_Key, str], tuple[list[Run], list[Run]]] = {}
     for run, key, label in zip(runs, keys, labels, strict=True):
@@ -130,11 +133,11 @@ def _measured(directories: Sequence[Sequence[Run]], reference: str | None) -> li
 def _setting(run: Run) -> _Key:
     flat = flatten(run.config)
     own = {k: repr(v) for k, v in flat.items() if not any(k == key or k.startswith(f"{key}.") for key in _APART)}
-    return tuple(sorted((own | {"trace_sha256": str(run.summary.get("trace_sha256"))}).items()))
+    return tuple(sorted((own | {_DIGEST: str(run.summary.get("trace_sha256"))}).items()))
 
 
 def _short(value: object) -> str:
-    return str(value).strip("'").rsplit("/", 1)[-1]
+    return str(value).strip("'").rsplit("/", 1)[-1][:20]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """One run: everything checked first, then simulated, then written in one go."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tokencake.engine import install
-from tokencake.engine.run import check, run_virtual
+from tokencake.engine.config import LiveConfig
+from tokencake.engine.run import check, check_live, run_live, run_virtual
 from tokencake.experiments.errors import UsageError, did_you_mean
 from tokencake.experiments.inputs import TraceInput, open_input
 from tokencake.experiments.progress import progress
 from tokencake.experiments.results import Table, check_free, replacing, write_run
+from tokencake.experiments.settings import build as build_settings
 from tokencake.experiments.settings import profile_of, sim_config
 from tokencake.experiments.timeline import build, tool_spans
 from tokencake.policies import registry
@@ -21,7 +24,7 @@ from tokencake.sim.config import ConfigError, SimConfig, StuckError
 from tokencake.sim.records import RunResult
 from tokencake.sim.run import simulate
 
-_HOSTS: Mapping[str, Callable[..., RunResult] | None] = {"sim": simulate, "virtual": run_virtual, "live": None}
+_HOSTS = ("sim", "virtual", "live")
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class Job:
     Attributes:
         config: the resolved configuration, as it is written to `config.yaml`.
         trace: what is replayed.
-        sim: the simulator's configuration.
+        sim: the configuration of the host.
         policy: makes a fresh policy.
+        host: replays programs.
         out: where the results go, if the user said so.
     """
 
@@ -40,18 +44,24 @@ class Job:
     trace: TraceInput
     sim: SimConfig
     policy: Callable[[], Policy]
+    host: Callable[..., RunResult]
     out: Path | None
 
     def run(self, out: Path) -> None:
-        """Run the host, write the run directory and say where it is."""
+        """Run the host, write the run directory and say where it is.
+
+        Raises:
+            UsageError: the policy leaves calls waiting, or the engine does not start.
+            KeyboardInterrupt: the user ended the run early; what had finished is written.
+        """
         label = f"{self.config['policy']['name']} on {self.trace.name}"
-        host = _HOSTS[self.config["host"]]
-        assert host is not None
+        load = os.getloadavg()[0]
         with progress(label, "programs") as report:
             try:
-                result = host(self.trace, self.sim, self.policy(), progress=report)
-            except StuckError as error:
+                result = self.host(self.trace, self.sim, self.policy(), progress=report)
+            except (StuckError, install.EngineStartError) as error:
                 raise UsageError(str(error)) from error
+        result.timing["load_average"] = [load, os.getloadavg()[0]]
         head = self._head()
         summary = head | result.summary | head  # its keys come first, and win
         tables = {name: getattr(result, name) for name in ("programs", "calls", "transfers", "kv")}
@@ -65,10 +75,13 @@ class Job:
                 timing=result.timing,
                 decisions=result.decisions if self.sim.log_decisions else None,
                 timeline=timeline,
+                steps=result.steps,
             )
         for note in [*(f"{rule} ({n} times)" for rule, n in self.trace.notes.items()), *_warnings(summary)]:
             print(f"{self.trace.name}: {note}", file=sys.stderr)
         print(_report(label, summary, out))
+        if summary.get("interrupted"):
+            raise KeyboardInterrupt
 
     def _timeline(self, tables: Mapping[str, Table]) -> object:
         programs, calls = tables["programs"].columns, tables["calls"].columns
@@ -100,8 +113,6 @@ def prepare(config: Mapping[str, Any]) -> Job:
     host = config["host"]
     if host not in _HOSTS:
         raise UsageError(f"host={host}: unknown host; {did_you_mean(str(host), _HOSTS)}")
-    if _HOSTS[host] is None:
-        raise UsageError(f"host={host}: the live host is not part of this version; use host=virtual or host=sim")
     for key in ("overwrite", "timeline"):
         if not isinstance(config[key], bool):
             raise UsageError(f"{key}: must be true or false, got {config[key]!r}")
@@ -111,24 +122,29 @@ def prepare(config: Mapping[str, Any]) -> Job:
     policy = _policy(config["policy"])
     profile = profile_of(config)
     sim = sim_config(config, profile)
-    if host != "sim":
-        _check_engine(host, sim)
+    replay = _host(host, sim, build_settings(LiveConfig, config["live"], "live"))
     if config["trace"].get("arrivals") == "closed" and not sim.workload.concurrency:
         raise UsageError("workload.concurrency must be > 0 with trace.arrivals=closed, got 0")
     trace = open_input(config["trace"], sim.seed)
     resolved = dict(config) | {"engine": asdict(sim.engine), "link": asdict(sim.link)}
-    return Job(resolved, trace, sim, policy, Path(str(out)) if out is not None else None)
+    return Job(resolved, trace, sim, policy, replay, Path(str(out)) if out is not None else None)
 
 
-def _check_engine(host: str, sim: SimConfig) -> None:
-    """Whether vLLM is there, and can do what is asked of it."""
+def _host(name: str, sim: SimConfig, live: LiveConfig) -> Callable[..., RunResult]:
+    """What replays programs; an engine must be there, and can do what is asked of it."""
+    if name == "sim":
+        return simulate
     reason = install.missing()
     if reason is not None:
-        raise UsageError(f"host={host}: {reason}")
+        raise UsageError(f"host={name}: {reason}")
     try:
-        check(sim)
+        if name == "virtual":
+            check(sim)
+            return run_virtual
+        check_live(sim, live)
+        return partial(run_live, live=live)
     except ConfigError as error:
-        raise UsageError(f"host={host}: {error}") from error
+        raise UsageError(f"host={name}: {error}") from error
 
 
 def _policy(values: Mapping[str, Any]) -> Callable[[], Policy]:

@@ -59,7 +59,7 @@ class Host:
         self.config = config
         self.policy = policy
         self.knowledge = knowledge
-        self.clock = Clock()
+        self.clock = self._make_clock()
         self.link = Link(self.clock, config.link)
         self.live: dict[str, Call] = {}
         self._make_engine()
@@ -84,6 +84,10 @@ class Host:
             self.pool.evict_key = self._rank(policy.evict_order(self.view, "gpu"))
             self.cpu.evict_key = self._rank(policy.evict_order(self.view, "cpu"))
         self.pool.on_reuse = self.offloading.reused
+
+    def _make_clock(self) -> Clock:
+        """Time; a host that keeps real time makes its own."""
+        return Clock()
 
     def _make_engine(self) -> None:
         """Make what decides and remembers like vLLM; a host that has vLLM itself makes that."""

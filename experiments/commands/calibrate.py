@@ -101,11 +101,11 @@ def _limits(chosen: Any, model: Model) -> "Limits":
 
 def _measure(chosen: Any, model: Model, limits: "Limits") -> "Calibration":
     from tokencake.engine.calibrate import calibrate
-    from tokencake.engine.runtime import EngineStartError, Runtime
+    from tokencake.engine.runtime import Runtime
 
     try:
         runtime = Runtime(model, limits, load_format=chosen.load_format)
-    except EngineStartError as error:
+    except install.EngineStartError as error:
         raise UsageError(str(error)) from error
     try:
         clock = chosen.clock or ("cpu" if runtime.on_cpu else "wall")

@@ -19,22 +19,23 @@ from tokencake.experiments.ranking import Ranking, rankings
 from tokencake.experiments.results import Run, find_runs
 
 _FORMATS = ("png", "pdf", "svg")
-_WIDTH = 150
-# Heading and metric of the readable table; the CSV file has them all.
+_WIDTH = 160
+# Heading and metric of the Markdown table; the CSV file has more.
 _SHOWN = (
-    ("latency mean", "program_latency_mean_s"),
+    ("mean", "program_latency_mean_s"),
     ("p50", "program_latency_p50_s"),
     ("p95", "program_latency_p95_s"),
     ("p99", "program_latency_p99_s"),
     ("makespan", "makespan_s"),
-    ("TTFT mean", "ttft_mean_s"),
-    ("queue mean", "queue_mean_s"),
+    ("TTFT", "ttft_mean_s"),
+    ("queue", "queue_mean_s"),
     ("computed", "computed_tokens"),
     ("hits", "hit_tokens"),
-    ("preemptions", "preemptions"),
+    ("preempt.", "preemptions"),
     ("to CPU", "d2h_bytes"),
     ("to GPU", "h2d_bytes"),
 )
+_LEFT_OUT = ("p50", "p99")  # of the terminal, which is narrower
 _SPREADS = ("program_latency_mean_s", "makespan_s")
 
 
@@ -51,7 +52,7 @@ def run(words: Sequence[str]) -> None:
     rows = compare(pairs)
     ranks = rankings(pairs)
     out = chosen.out or chosen.directories[0] / "compare"
-    head, body = _cells(pairs, rows)
+    head, body = _cells(pairs, rows, _SHOWN)
     notes = _notes(pairs, rows, ranks)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ def run(words: Sequence[str]) -> None:
             written = save(agreement(pairs), out / "predicted_measured", chosen.format or ("png", "pdf"))
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
-    _show(head, body, notes)
+    _show(*_cells(pairs, rows, [column for column in _SHOWN if column[0] not in _LEFT_OUT]), notes)
     for path in (out / "compare.csv", out / "compare.md", *written):
         print(f"  {path}")
 
@@ -80,18 +81,21 @@ def _parser() -> Parser:
     return parser
 
 
-def _cells(pairs: Sequence[Pair], rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def _cells(
+    pairs: Sequence[Pair], rows: Sequence[Row], shown: Sequence[tuple[str, str]]
+) -> tuple[list[str], list[list[str]]]:
     """Headings and cells: signed errors in percent, then the spread of the repeats."""
     settings = len({pair.setting for pair in pairs}) > 1
     repeated = any(row.repeats > 1 for row in rows)
-    head = [*(["setting"] if settings else []), "policy", "repeats", *(f"{title} %" for title, _ in _SHOWN)]
+    head = [*(["setting"] if settings else []), "policy", "runs", "latency s", *(title for title, _ in shown)]
     if repeated:
-        head += ["spread latency %", "spread makespan %"]
+        head += ["spread mean", "makespan"]
     found = {(row.setting, row.policy, row.metric): row for row in rows}
     body = []
-    for pair in pairs:
+    for pair in sorted(pairs, key=lambda pair: pair.setting):
         cells = [*([pair.setting] if settings else []), pair.policy, str(len(pair.measured))]
-        cells += [_error(found[pair.setting, pair.policy, metric]) for _, metric in _SHOWN]
+        cells.append(f"{found[pair.setting, pair.policy, _SPREADS[0]].measured:.2f}")
+        cells += [_error(found[pair.setting, pair.policy, metric]) for _, metric in shown]
         if repeated:
             cells += [_percent(found[pair.setting, pair.policy, metric].spread, sign=False) for metric in _SPREADS]
         body.append(cells)
@@ -141,7 +145,7 @@ def _ranked(rank: Ranking) -> str:
 
 
 def _markdown(head: list[str], body: list[list[str]], notes: list[str]) -> str:
-    first = head.index("repeats")
+    first = head.index("runs")
     rule = ["---"] * first + ["---:"] * (len(head) - first)
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, rule, *body]]
     return "\n".join([*lines, "", *(f"* {note}" for note in notes), ""])
@@ -152,9 +156,9 @@ def _show(head: list[str], body: list[list[str]], notes: list[str]) -> None:
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     shown = Table(box=box.SIMPLE, pad_edge=False)
-    first = head.index("repeats")
+    first = head.index("runs")
     for index, title in enumerate(head):
-        shown.add_column(title, justify="right" if index >= first else "left")
+        shown.add_column(title, justify="right" if index >= first else "left", no_wrap=True)
     for cells in body:
         shown.add_row(*cells)
     console.print(shown)

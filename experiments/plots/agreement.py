@@ -5,14 +5,15 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from tokencake.experiments.agreement import Pair
 from tokencake.experiments.plots.style import PAGE_IN, colour, marker, new_figure
 
 _PANELS = (
-    ("program_latency_mean_s", "mean program latency (s)"),
-    ("makespan_s", "makespan (s)"),
-    ("ttft_mean_s", "mean TTFT (s)"),
+    ("program_latency_mean_s", "mean program latency, s"),
+    ("makespan_s", "makespan, s"),
+    ("ttft_mean_s", "mean TTFT, s"),
 )
 _BAND = 0.1
 
@@ -40,9 +41,14 @@ def agreement(pairs: Sequence[Pair]) -> Figure:
         axis.set_xlim(limits)
         axis.set_ylim(limits)
         axis.set_aspect("equal")
-        axis.set_xlabel(f"measured {title}")
+        axis.set_title(title, loc="left")
+        axis.set_xlabel("measured")
     axes[0].set_ylabel("predicted")
     handles, labels = axes[0].get_legend_handles_labels()
+    if len(settings) > 1:
+        for index, setting in enumerate(settings):
+            handles.append(Line2D([], [], color="#888888", marker=marker(index), linestyle="none"))
+            labels.append(setting)
     figure.legend(handles, labels, loc="outside upper center", ncols=4)
     return figure
 

@@ -103,7 +103,7 @@ def test_the_command_writes_a_table_and_a_figure(measured_and_predicted, tmp_pat
     }  # fmt: skip
     frame = pd.read_csv(tmp_path / "c" / "compare.csv")
     assert set(frame["policy"]) == set(POLICIES)
-    assert (tmp_path / "c" / "compare.md").read_text().startswith("| policy | repeats |")
+    assert (tmp_path / "c" / "compare.md").read_text().startswith("| policy | runs |")
 
 
 def test_what_cannot_be_compared_is_one_line(write, tmp_path, capsys):

@@ -1,19 +1,22 @@
 """One real engine for all tests: starting one takes longer than most of them."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from tokencake.engine import install
 
+sys.path.insert(0, str(Path(__file__).parent))  # agents.py
+
 
 @pytest.fixture(scope="session")
-def runtime(tmp_path_factory):
+def runtime():
     """A vLLM engine with the smallest model, its KV tensors larger than any test's pool."""
     reason = install.missing()
     if reason is not None:
         pytest.skip(reason)
     from tokencake.engine.models import find_model
-    from tokencake.engine.runtime import Limits, Runtime
+    from tokencake.engine.runtime import Limits, shared_runtime
 
-    engine = Runtime(find_model("xs"), Limits(161, 32, 256, 16, 1024))
-    yield engine
-    engine.close()
+    return shared_runtime(find_model("xs"), Limits(161, 32, 256, 16, 1024), "auto")

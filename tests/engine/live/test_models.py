@@ -26,9 +26,11 @@ def test_a_tiny_model_is_built_once_and_from_its_seed(cache):
     assert found.folder.parent == cache
     assert found.shape == models.TINY["xs"]
     assert (found.dtype, found.shape.kv_bytes_per_token) == ("float32", 1024)
+    assert not found.folder.exists(), "to know a model is not to build it"
+    found.ensure()
     weights = found.folder / "model.safetensors"
     first, when = weights.read_bytes(), weights.stat().st_mtime_ns
-    find_model("xs")
+    found.ensure()
     assert weights.stat().st_mtime_ns == when
     other = models.build("xs", seed=1)
     assert (other / "model.safetensors").read_bytes() != first

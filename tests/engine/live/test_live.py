@@ -1,0 +1,129 @@
+"""The live host: same rows and decisions as the simulator's, real time on the clock, nothing left behind."""
+
+import os
+import signal
+import time
+
+import pytest
+from live_replay import calls_of, config, demo, play
+
+from tokencake.engine.config import LiveConfig
+from tokencake.engine.run import run_live
+from tokencake.policies import registry
+from tokencake.policies.api import Policy, Reserve, Trigger
+from tokencake.sim.config import ConfigError, to_ps
+from tokencake.sim.latency.recorded import RecordedLatency, RecordedStep
+from tokencake.sim.run import simulate
+
+POLICIES = [name for name in registry.names() if name != "custom"]
+
+
+def recorded(result, base):
+    columns = result.steps.columns
+    names = ("prefill_tokens", "prefill_pairs", "prefill_calls", "decodes", "decode_context")
+    durations = [to_ps(seconds) for seconds in columns["duration_s"]]
+    return RecordedLatency(
+        base, [RecordedStep(*row) for row in zip(*(columns[n] for n in names), durations, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("policy", ["vllm", "vllm-priority", "autellix", "continuum"])
+def test_a_simulation_with_the_recorded_step_times_is_the_live_run(runtime, policy):
+    settings = config()
+    live = run_live(demo(), settings, registry.create(policy, {}), LiveConfig(model="xs"), runtime=runtime)
+    assert live.summary["calls"] == calls_of(demo())
+    again = config(jumps=False)
+    object.__setattr__(again, "latency", recorded(live, settings.latency))
+    replayed = simulate(demo(), again, registry.create(policy, {}))
+    assert replayed.summary["outside_measured_range"].pop("not_as_recorded") == 0
+    assert replayed.calls.columns == live.calls.columns
+    assert replayed.programs.columns == live.programs.columns
+
+
+def test_steps_are_recorded_as_they_were_measured(runtime):
+    result = run_live(demo(), config(), Policy(), LiveConfig(model="xs"), runtime=runtime)
+    columns = result.steps.columns
+    assert len(columns["start_s"]) == result.summary["steps"]
+    assert all(seconds > 0 for seconds in columns["duration_s"])
+    # In warp time a step takes its CPU time.
+    assert columns["duration_s"] == pytest.approx(columns["cpu_s"])
+    ends = [start + took for start, took in zip(columns["start_s"], columns["duration_s"], strict=True)]
+    assert all(end <= start + 1e-9 for end, start in zip(ends, columns["start_s"][1:], strict=False))
+    prefilled = sum(columns["prefill_tokens"])
+    tokens = result.summary["prefill_tokens"]
+    # A preempted call computes one token more than it had: the output that it had not read yet.
+    assert 0 <= prefilled - tokens["computed"] - tokens["recomputed"] <= result.summary["preemptions"]
+
+
+def test_wall_time_is_the_machines_and_tools_take_theirs(runtime):
+    programs = demo(count=2, tool_scale=0.1)
+    begin = time.perf_counter()
+    result = run_live(programs, config(), Policy(), LiveConfig(model="xs", clock="wall"), runtime=runtime)
+    took = time.perf_counter() - begin
+    assert result.summary["makespan_s"] == pytest.approx(took, abs=0.25)
+    assert sum(result.programs.columns["tool_s"]) > 0
+    busy = sum(result.steps.columns["duration_s"])
+    assert busy < result.summary["makespan_s"], "somebody slept"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_nothing_is_left_behind(runtime, policy):
+    settings = config(blocks=30)
+    host = play(runtime, demo(count=4, seed=3), registry.create(policy, {}), settings)
+    assert host.pool.free == settings.engine.gpu_blocks
+    host.pool.check([])
+    assert not host.placement.stalls
+    assert not host.vllm.requests
+    runner = runtime.core.model_executor.driver_worker.worker.model_runner
+    assert not runner.requests
+    assert runner.input_batch.num_reqs == 0
+
+
+class Hoarder(Policy):
+    """Reserves nearly everything for a type that never comes."""
+
+    def place(self, view, trigger, subject):
+        return (Reserve({"nobody": view.gpu.capacity - 2}),) if trigger is Trigger.STEP else ()
+
+
+def test_a_small_pool_and_a_large_reserve_still_end(runtime):
+    host = play(runtime, demo(count=3, seed=2), Hoarder(), config(blocks=26))
+    assert len(host.metrics.programs) == 3
+    assert host.metrics.counts["reserves_lifted"] > 0
+    assert host.metrics.steps < 20_000
+
+
+def test_an_interrupt_keeps_what_is_finished(runtime):
+    def interrupt(done):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    programs = demo(count=6)
+    result = run_live(programs, config(), Policy(), LiveConfig(model="xs"), runtime=runtime, progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert result.summary["interrupted"] is True
+    assert 2 <= result.summary["programs"] < 6
+    assert result.summary["calls"] == len(result.calls.columns["call"]) > 0
+    whole = run_live(programs, config(), Policy(), LiveConfig(model="xs"), runtime=runtime)
+    assert whole.summary["programs"] == 6, "the engine is as good as new"
+    assert "interrupted" not in whole.summary
+
+
+@pytest.mark.parametrize(
+    ("change", "live", "said"),
+    [
+        ({"async_scheduling": True}, {}, "engine.async_scheduling must be false with host=live"),
+        ({}, {"model": "s"}, "live.model=s has 4096 bytes of KV a token, the hardware profile's model 1024"),
+        ({"max_model_len": 40_000}, {}, "engine.max_model_len must be <= 32768"),
+        ({"version": "0.22"}, {}, "engine.version must be 0.32"),
+    ],
+)
+def test_what_the_engine_does_not_have_is_refused(runtime, change, live, said):
+    with pytest.raises(ConfigError, match=said):
+        run_live(demo(), config(**change), Policy(), LiveConfig(**{"model": "xs"} | live))
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match=r"live.clock must be one of warp, wall, got nonsense"):
+        LiveConfig(clock="nonsense")
