@@ -104,7 +104,7 @@ class DecodeSet:
             call.joined_tick = self.tick
             call.last_step = self.tick - 1
         holding = call.holding
-        missing = -(-call.computed // self._block_size) - holding.blocks
+        missing = -(-call.computed // self._block_size) - holding.hashed - holding.private
         if missing > 0:  # less: preempted after this very plan gave it a block
             self._pool.move(self._spare, holding, missing)
         if not steps or not self._hashes:

@@ -109,7 +109,7 @@ class Scheduler:
             return None
         if decodes.next_end == decodes.tick:
             ended = decodes.pop_ended()
-            step.finishers = ended if not step.finishers else _in_order(step.finishers + ended)
+            step.finishers = ended if not step.finishers else _in_order([*step.finishers, *ended])
         return step
 
     @property
@@ -137,7 +137,7 @@ class Scheduler:
         for step in self.inflight:
             if call.last_step == step.number:
                 call.known -= yields
-                step.stale.append((call, yields))
+                step.stale = [*step.stale, (call, yields)]
         call.produced = call.known
         self.happened()
         if self._free_recompute:
@@ -309,9 +309,10 @@ class Scheduler:
         if self._free_recompute:
             known = holding.chain.computed_before(done // size) * size
             if known < done:
-                step.prefill.append((done - max(known, computed), max(known, computed)))
+                start = max(known, computed)
+                step.prefill = [*step.prefill, (done - start, start)]
         else:
-            step.prefill.append((tokens, computed))
+            step.prefill = [*step.prefill, (tokens, computed)]
         step.tokens += tokens
         full = done // size
         if full > holding.hashed and self._caching:
@@ -326,9 +327,9 @@ class Scheduler:
             self.prefilling.remove(call)
             call.produced += 1
             if call.first_token_ps < 0:
-                step.firsts.append(call)
+                step.firsts = [*step.firsts, call]
             if call.produced == call.output:
-                step.finishers.append(call)
+                step.finishers = [*step.finishers, call]
             else:
                 self.decodes.join(call)
 

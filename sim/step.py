@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from tokencake.sim.calls import Call
@@ -37,13 +38,11 @@ class Step:
         self.number = number
         self.tokens = 0
         self.preempted = False
-        self.prefill: list[tuple[int, int]] = []
-        self.decodes = 0
-        self.context = 0
-        self.end_ps = 0
-        self.firsts: list[Call] = []
-        self.finishers: list[Call] = []
-        self.stale: list[tuple[Call, bool]] = []
+        self.prefill: Sequence[tuple[int, int]] = ()  # most steps are decodes that end nothing: no lists
+        self.decodes = self.context = self.end_ps = 0
+        self.firsts: Sequence[Call] = ()
+        self.finishers: Sequence[Call] = ()
+        self.stale: Sequence[tuple[Call, bool]] = ()
 
 
 class Watcher(Protocol):
