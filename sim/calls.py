@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokencake.sim.extents import Holding
 from tokencake.traces.resolve import resolve
@@ -34,12 +34,15 @@ class ProgramRun:
     Attributes:
         program: What the trace says.
         arrival_ps: When it arrived.
-        pending: Dependencies that a node still waits for, by node id.
+        pending: Number of dependencies that a node still waits for, by node id; none is left out.
         followers: Nodes that wait for a node, by node id.
         finished: Ids of the nodes that ended, in order.
         attained_ps: Service time of its finished calls, from first admission to finish.
         active: Nodes ready or running.
+        tools: Tool calls that ended; ``tool_ps``: their time.
         parked: Its waiting calls are not offered for admission.
+        refused: One of its calls can never run.
+        rows: Result rows of its calls.
     """
 
     __slots__ = (
@@ -54,8 +57,11 @@ class ProgramRun:
         "parked",
         "pending",
         "program",
-        "sums",
+        "refused",
+        "rows",
+        "tool_ps",
         "tool_started_ps",
+        "tools",
         "view",
     )
 
@@ -63,19 +69,22 @@ class ProgramRun:
         self.program = program
         self._resolved: Mapping[str, Resolved] | None = None
         self.arrival_ps = arrival_ps
-        self.nodes: dict[str, Node] = {node.id: node for node in program.nodes}
-        self.pending: dict[str, int] = {node.id: len(node.after) for node in program.nodes}
+        self.nodes: dict[str, Node] = {}
+        self.pending: dict[str, int] = {}
         self.followers: dict[str, list[Node]] = {}
         for node in program.nodes:
-            for before in node.after:
-                self.followers.setdefault(before, []).append(node)
+            self.nodes[node.id] = node
+            if node.after:
+                self.pending[node.id] = len(node.after)
+                for before in node.after:
+                    self.followers.setdefault(before, []).append(node)
         self.calls: dict[str, Call] = {}
         self.finished: list[str] = []
         self.tool_started_ps: dict[str, int] = {}
-        self.attained_ps = 0
-        self.active = 0
-        self.parked = False
-        self.sums = ProgramSums()
+        self.attained_ps = self.tool_ps = 0
+        self.active = self.tools = 0
+        self.parked = self.refused = False
+        self.rows: list[tuple[Any, ...]] = []
         self.view: object = None
 
     def let_go(self) -> None:
@@ -118,30 +127,6 @@ class ProgramRun:
     def following_tools(self, node_id: str) -> list[ToolNode]:
         """Tools that follow a node directly."""
         return [n for n in self.followers.get(node_id, ()) if isinstance(n, ToolNode)]
-
-
-class ProgramSums:
-    """Running totals of a program for its result row."""
-
-    __slots__ = (
-        "calls",
-        "computed",
-        "cpu_hit",
-        "gpu_hit",
-        "llm_ps",
-        "output",
-        "preemptions",
-        "queue_ps",
-        "refused",
-        "tool_ps",
-        "tools",
-    )
-
-    def __init__(self) -> None:
-        self.calls = self.tools = self.output = self.computed = 0
-        self.gpu_hit = self.cpu_hit = self.preemptions = 0
-        self.llm_ps = self.tool_ps = self.queue_ps = 0
-        self.refused = False
 
 
 class Call:

@@ -5,10 +5,10 @@ Formulas of every derived column are in ``docs/metrics.md``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tokencake.sim.calls import Call, ProgramRun, ProgramSums
+from tokencake.sim.calls import Call, ProgramRun
 from tokencake.sim.config import PS
 from tokencake.sim.kv_timeline import KvTimeline
 from tokencake.sim.records import (
@@ -91,21 +91,12 @@ class Metrics:
         self._end_ps = now_ps
         self._output += call.output
         run = call.program
-        sums = run.sums
-        prompt, gpu_hit, cpu_hit = call.prompt, call.gpu_hit_tokens, call.cpu_hit_tokens
-        arrival, admitted = call.arrival_ps, call.admitted_ps
-        sums.calls += 1
-        sums.output += call.output
-        sums.computed += prompt - gpu_hit - cpu_hit
-        sums.gpu_hit += gpu_hit
-        sums.cpu_hit += cpu_hit
-        sums.preemptions += call.preemptions
-        sums.llm_ps += now_ps - arrival
-        sums.queue_ps += admitted - arrival
-        self.calls.add(
-            run.program.program, call.node, arrival, admitted, call.first_token_ps, now_ps,
-            prompt, call.output, gpu_hit, cpu_hit, call.recomputed, call.preemptions,
+        row = (
+            run.program.program, call.node, call.arrival_ps, call.admitted_ps, call.first_token_ps, now_ps,
+            call.prompt, call.output, call.gpu_hit_tokens, call.cpu_hit_tokens, call.recomputed, call.preemptions,
         )  # fmt: skip
+        run.rows.append(row)
+        self.calls.append(row)
 
     def waits(self, call: Call) -> None:
         """A call entered the waiting queue, or came back to it."""
@@ -123,13 +114,16 @@ class Metrics:
         """A call can never run: it is longer than the model, or than memory."""
         self.count("refused_model_len" if too_long else "refused_memory")
         self._end_ps = max(self._end_ps, call.arrival_ps)
-        self.calls.add(call.program.program.program, call.node, call.arrival_ps, None, 0, 0, call.prompt, 0, 0, 0, 0, 0)
+        name = call.program.program.program
+        self.calls.add(name, call.node, call.arrival_ps, None, 0, 0, call.prompt, 0, 0, 0, 0, 0)
 
     def program(self, run: ProgramRun) -> None:
         """A program ended."""
         now = self._host.now_ps
         self._end_ps = max(self._end_ps, now)
-        self.programs.add(run.program.program, run.program.app, run.arrival_ps, now, run.sums)
+        program = run.program
+        tools = run.tools, run.tool_ps
+        self.programs.add(program.program, program.app, run.arrival_ps, now, run.refused, *tools, run.rows)
         if self.progress is not None:
             self.progress(len(self.programs))
 
@@ -226,26 +220,29 @@ class Metrics:
         return free_mean / (evicted / (end / PS))
 
 
-def _program_row(program: str, app: str, arrival: int, finish: int, sums: ProgramSums) -> tuple[Any, ...]:
-    """The row of a program from what is noted when it ends; times in picoseconds."""
-    return (
-        program,
-        app,
-        arrival / PS,
-        finish / PS,
-        None if sums.refused else (finish - arrival) / PS,
-        sums.calls,
-        sums.tools,
-        sums.output,
-        sums.computed,
-        sums.gpu_hit,
-        sums.cpu_hit,
-        sums.preemptions,
-        sums.refused,
-        sums.llm_ps / PS,
-        sums.tool_ps / PS,
-        sums.queue_ps / PS,
-    )
+def _program_row(
+    program: str,
+    app: str,
+    arrival: int,
+    finish: int,
+    refused: bool,
+    tools: int,
+    tool_ps: int,
+    calls: Sequence[tuple[Any, ...]],
+) -> tuple[Any, ...]:
+    """The row of a program from what is noted when it ends and from its calls' rows; times in picoseconds."""
+    queue = llm = output = computed = gpu_hit = cpu_hit = preemptions = 0
+    for _, _, came, admitted, _, ended, prompt, tokens, gpu, cpu, _, preempted in calls:
+        queue += admitted - came
+        llm += ended - came
+        output += tokens
+        computed += prompt - gpu - cpu
+        gpu_hit += gpu
+        cpu_hit += cpu
+        preemptions += preempted
+    times = arrival / PS, finish / PS, None if refused else (finish - arrival) / PS
+    tokens = output, computed, gpu_hit, cpu_hit
+    return (program, app, *times, len(calls), tools, *tokens, preemptions, refused, llm / PS, tool_ps / PS, queue / PS)
 
 
 def _call_row(

@@ -31,6 +31,10 @@ class Table:
         """Append one row, or what it is made from."""
         self._rows.append(values)
 
+    def append(self, row: tuple[Any, ...]) -> None:
+        """Append a row that others know, too."""
+        self._rows.append(row)
+
     @property
     def columns(self) -> dict[str, list[Any]]:
         """All values, column by column."""

@@ -88,7 +88,7 @@ class Driver:
 
     def refuse(self, run: ProgramRun) -> None:
         """A call of the program cannot run at all: the program ends with what is under way."""
-        run.sums.refused = True
+        run.refused = True
         self.ended(run)
 
     def _end(self, run: ProgramRun) -> None:
@@ -146,7 +146,7 @@ class Driver:
             self._clock.at(at, Priority.TOOL, self._tool, run, node)
 
     def _call(self, run: ProgramRun, node: LLMNode) -> None:
-        if run.sums.refused:
+        if run.refused:
             self.ended(run)
             return
         self._calls += 1
@@ -156,7 +156,7 @@ class Driver:
         self._engine.call_arrived(call)
 
     def _tool(self, run: ProgramRun, node: ToolNode) -> None:
-        if run.sums.refused:
+        if run.refused:
             self.ended(run)
             return
         self._notify(self._tell_started, run, node)
@@ -167,8 +167,8 @@ class Driver:
         self._engine.tool_started(run, node)
 
     def _tool_ended(self, run: ProgramRun, node: ToolNode) -> None:
-        run.sums.tools += 1
-        run.sums.tool_ps += to_ps(node.duration_s)
+        run.tools += 1
+        run.tool_ps += to_ps(node.duration_s)
         self._notify(self._engine.tool_finished, run, node)
         self.ended(run, node)
 
@@ -187,7 +187,7 @@ class Driver:
             node: What ended; None if it never ran.
         """
         run.active -= 1
-        if run.sums.refused:
+        if run.refused:
             if not run.active and run.program.program in self.programs:
                 self._end(run)
         elif node is not None:
