@@ -51,6 +51,17 @@ class Admission:
         self.short = False
         self._left = 0
         self._queues = queues
+        self._decodes = queues.decodes
+        self._pool = queues.pool
+        self._waiting = queues.waiting
+        self._running = queues.running
+        self._loading = queues.loading
+        self._prefilling = queues.prefilling
+        self._inflight = queues.inflight
+        self._block_size = queues.block_size
+        self._caching = config.prefix_caching
+        self._has_cpu = config.cpu_blocks > 0
+        self._most = config.max_num_seqs
         self._config = config
         self._policy = policy
         self._watcher = watcher
@@ -62,21 +73,21 @@ class Admission:
     def admit(self, step: Step, budget: int, cap: int) -> None:
         """Start calls in ``step``, with ``budget`` tokens left and at most ``cap`` for one (0: no cap)."""
         position = 0
-        while budget > 0 and position < len(self._queues.loading):
-            if len(self._queues.running) >= self._config.max_num_seqs:
+        while budget > 0 and position < len(self._loading):
+            if len(self._running) >= self._most:
                 return
-            call = self._queues.loading[position]
+            call = self._loading[position]
             if call.status is Status.LOADING:
                 position += 1
                 continue
-            self._queues.decodes.sync_growers(call.holding.chain)
+            self._decodes.sync_growers(call.holding.chain)
             self._loaded(call)
             tokens = self._first_chunk(call, call.computed, budget, cap)
-            size, held = self._queues.block_size, call.holding.blocks
+            size, held = self._block_size, call.holding.blocks
             if not self._fits(-(-call.tokens // size) - held, -(-(call.computed + tokens) // size) - held, 0):
                 self.short = True
                 return
-            del self._queues.loading[position]
+            del self._loading[position]
             budget -= tokens
             self._queues.start(step, call, tokens)
         self._left = budget
@@ -105,7 +116,7 @@ class Admission:
         later: list[Call] = []
         for source in (self._candidates(), later):
             remaining = iter(source)
-            while left() > 0 and len(self._queues.running) < self._config.max_num_seqs:
+            while left() > 0 and len(self._running) < self._most:
                 call = next(remaining, None)
                 if call is None:
                     break
@@ -117,20 +128,20 @@ class Admission:
                 if verdict is not Verdict.ADMIT or offer is None:
                     continue
                 yield offer
-                if not offer.fits or not self._queues.waiting:
+                if not offer.fits or not self._waiting:
                     return
 
     def _loaded(self, call: Call) -> None:
         """Make a finished load findable (``_update_waiting_for_remote_kv``)."""
-        full = call.computed // self._queues.block_size
+        full = call.computed // self._block_size
         if full > call.holding.hashed:
-            self._queues.pool.grow(call.holding, full)
+            self._pool.grow(call.holding, full)
         if call.computed == call.tokens:
             call.computed -= 1  # the last token is computed again, to sample from it
 
     def _candidates(self) -> Iterator[Call]:
         if not self._orders:
-            waiting = self._queues.waiting
+            waiting = self._waiting
             while waiting:
                 head = next(iter(waiting))
                 if not head.program.parked:
@@ -147,7 +158,7 @@ class Admission:
         seen: set[str] = set()
         for view in self._ordered:  # as far as calls are tried, which is seldom far
             named = self._queues.view.find(view.id)
-            if named is None or named not in self._queues.waiting or view.id in seen:
+            if named is None or named not in self._waiting or view.id in seen:
                 continue
             seen.add(view.id)
             if not named.program.parked:
@@ -171,17 +182,17 @@ class Admission:
 
     def _look(self, call: Call, budget: int, cap: int) -> tuple[Offer, int, int] | None:
         """A waiting call's offer, new blocks in this step, and blocks in all; None if it cannot start."""
-        if self._queues.inflight and call.last_step >= self._queues.inflight[0].number:
+        if call.preemptions and self._inflight and call.last_step >= self._inflight[0].number:
             return None  # an output from before its preemption is still in flight
-        size = self._queues.block_size
-        if self._config.prefix_caching:
+        size = self._block_size
+        if self._caching:
             chain = call.holding.chain
-            self._queues.decodes.sync_growers(chain)
-            match = self._queues.pool.match(chain, (call.tokens - 1) // size)
+            self._decodes.sync_growers(chain)
+            match = self._pool.match(chain, (call.tokens - 1) // size)
         else:
             match = NO_MATCH
         hit = match.blocks
-        found = self._watcher.find_cpu(call, hit) if self._config.cpu_blocks else 0
+        found = self._watcher.find_cpu(call, hit) if self._has_cpu else 0
         if found is None:
             return None
         total = -(-call.tokens // size)
@@ -202,9 +213,9 @@ class Admission:
             now: Free blocks that this step would take.
             found: Blocks to be loaded from the CPU tier.
         """
-        free = self._queues.pool.free
+        free = self._pool.free
         config = self._config
-        if config.watermark and self._queues.running:
+        if config.watermark and self._running:
             free -= config.watermark_blocks
         if config.reserve_full_isl and full > free:
             return False
@@ -212,8 +223,8 @@ class Admission:
 
     def _owed(self) -> int:
         """Blocks that admitted prefills still have to take (``_inflight_prefill_reserved_blocks``)."""
-        size = self._queues.block_size
-        calls = self._queues.prefilling + [c for c in self._queues.loading if c.status is Status.LOADING]
+        size = self._block_size
+        calls = self._prefilling + [c for c in self._loading if c.status is Status.LOADING]
         return sum(-(-c.tokens // size) - c.holding.blocks for c in calls)
 
     def _first_chunk(self, call: Call, computed: int, budget: int, cap: int) -> int:
@@ -226,7 +237,7 @@ class Admission:
         """Give a waiting call its prefix hit, and let it run or load."""
         self.entered(offer.call, offer.match.blocks, offer.found)
         if offer.match.blocks:
-            self._queues.pool.acquire(offer.call.holding, offer.match)
+            self._pool.acquire(offer.call.holding, offer.match)
         if offer.found:
             self._watcher.load(offer.call, offer.match.blocks, offer.found)
         else:
@@ -236,11 +247,11 @@ class Admission:
     def entered(self, call: Call, hit: int, found: int) -> None:
         """A waiting call leaves the queue with ``hit`` blocks of the GPU and ``found`` of the CPU tier."""
         self.changed = True
-        call.computed = hit * self._queues.block_size
+        call.computed = hit * self._block_size
         if not call.preemptions:
             call.gpu_hit_tokens = call.computed
-            call.cpu_hit_tokens = min(found * self._queues.block_size, call.tokens - call.computed)
-        del self._queues.waiting[call]
+            call.cpu_hit_tokens = min(found * self._block_size, call.tokens - call.computed)
+        del self._waiting[call]
 
 
 def _need(offer: Offer, chunk: int, total: int) -> Need:

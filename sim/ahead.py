@@ -94,7 +94,10 @@ class Ahead:
             )
             inflight.append(step)
             host.metrics.steps += 1
-            host.metrics.sample(now)
+            if step.preempted:
+                host.metrics.sample(now)
+            else:
+                host.metrics.used_is(now)
 
     def resume(self, now: int) -> bool:
         """Go on from the end of a step, if nothing but decodes can follow it; False changes nothing.

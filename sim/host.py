@@ -191,6 +191,7 @@ class Host:
         """
         clock, inflight, ahead = self.clock, self.scheduler.inflight, self._ahead
         next_ps, happen = clock.next_ps, clock.step
+        copies = self.copies
         while True:
             if inflight:
                 now = inflight[0].end_ps
@@ -211,7 +212,11 @@ class Host:
             now = clock.now_ps
             while next_ps() <= now:
                 happen()
-            self._deliver()
+            self._wake_ps = math.inf
+            if copies:
+                self.link.collect()
+            if self._inbox:
+                self._deliver()
             if ahead is None or not ahead.resume(now):
                 self._plan(now)
                 if inflight:
@@ -247,16 +252,12 @@ class Host:
 
     def _deliver(self) -> None:
         """Let it be known what happened since the last step was planned."""
-        self._wake_ps = math.inf
         self.step_number = self.scheduler.decodes.tick
-        if self.copies:
-            self.link.collect()
-        if self._inbox:
-            self.eventful = True
-            self.scheduler.happened()
-            inbox, self._inbox = self._inbox, []
-            for happening in inbox:
-                happening()
+        self.eventful = True
+        self.scheduler.happened()
+        inbox, self._inbox = self._inbox, []
+        for happening in inbox:
+            happening()
 
     def _plan(self, now: int) -> None:
         """Plan steps until the pipeline is full."""
