@@ -64,7 +64,7 @@ class Ahead:
         inflight = self._inflight
         if scheduler.prefilling and (self._asks or self._copies or scheduler.waiting or scheduler.loading):
             return
-        horizon = self._clock.next_ps()
+        horizon = self._clock.coming_ps
         if self._copies and (scheduler.waiting or scheduler.loading):
             horizon = min(horizon, host.link.next_ps())
         while len(inflight) == self._depth:
@@ -109,7 +109,7 @@ class Ahead:
             return False
         decodes = self._decodes
         inflight = self._inflight
-        if not decodes.size or len(inflight) != self._depth - 1 or self._clock.next_ps() <= now:
+        if not decodes.size or len(inflight) != self._depth - 1 or self._clock.coming_ps <= now:
             return False
         if decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
             return False
@@ -124,7 +124,7 @@ class Ahead:
         ended = Step(decodes.tick - self._depth)
         ended.end_ps = now
         inflight.appendleft(ended)
-        self._jump(self._clock.next_ps(), blocks)
+        self._jump(self._clock.coming_ps, blocks)
         return True
 
     def _pop_quietly(self) -> None:

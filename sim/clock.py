@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
@@ -23,27 +24,31 @@ class Clock:
     """Time, and what happens when.
 
     Between two events nothing but the engine's own steps can happen, so the engine may take those without
-    an event for each and set :attr:`now_ps` itself; it must stay before :meth:`next_ps`.
+    an event for each and set :attr:`now_ps` itself; it must stay before :attr:`coming_ps`.
 
     Attributes:
         now_ps: Current time in picoseconds, from zero.
+        coming_ps: When the next event happens; infinity if none is left.
     """
 
-    __slots__ = ("_env", "next_ps", "now_ps")
+    __slots__ = ("_env", "coming_ps", "now_ps")
 
     def __init__(self) -> None:
         self._env = simpy.Environment(initial_time=0)
         self.now_ps = 0
-        self.next_ps: Callable[[], float] = self._env.peek
-        """When the next event happens; infinity if none is left."""
+        self.coming_ps: float = math.inf
 
     def at(self, at_ps: int, priority: Priority, call: Callable[..., None], *args: Any) -> Alarm:
         """Call a function once, at a time that has not passed."""
+        if at_ps < self.coming_ps:
+            self.coming_ps = at_ps
         return Alarm(self, self._env, at_ps, priority, call, args)
 
     def step(self) -> None:
         """Let the next event happen."""
-        self._env.step()
+        env = self._env
+        env.step()
+        self.coming_ps = env.peek()
 
 
 class Alarm(Event):

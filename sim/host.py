@@ -190,17 +190,17 @@ class Host:
         Of what happens at one time a step's end comes first, then events, then the planning of a step.
         """
         clock, inflight, ahead = self.clock, self.scheduler.inflight, self._ahead
-        next_ps, happen = clock.next_ps, clock.step
+        happen = clock.step
         copies = self.copies
         while True:
             if inflight:
                 now = inflight[0].end_ps
-                while next_ps() < now:
+                while clock.coming_ps < now:
                     happen()
                 clock.now_ps = now
                 self._end_step()
             elif not self._inbox:
-                coming = next_ps()
+                coming = clock.coming_ps
                 if self._wake_ps < coming:
                     clock.now_ps = int(self._wake_ps)
                 elif coming == math.inf:
@@ -210,7 +210,7 @@ class Host:
                     if not self._inbox and self._wake_ps > clock.now_ps:
                         continue
             now = clock.now_ps
-            while next_ps() <= now:
+            while clock.coming_ps <= now:
                 happen()
             self._wake_ps = math.inf
             if copies:

@@ -87,7 +87,7 @@ class Liveness:
             self._placement.end_pin(max(pins, key=self._return_ps), EventKind.PIN_LIFTED)
             host.plan_again()
             return
-        if host.clock.next_ps() == math.inf:
+        if host.clock.coming_ps == math.inf:
             parked = [run for run in host.driver.programs.values() if run.parked]
             for run in parked:
                 run.parked = False
