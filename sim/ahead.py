@@ -19,14 +19,17 @@ from tokencake.sim.config import to_ps
 from tokencake.sim.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from tokencake.sim.host import Host
 
 
-def _triangular() -> Iterator[int]:
-    """``j * (j - 1) / 2`` for ``j`` = 0, 1, 2, ..."""
-    return chain((0,), accumulate(count()))
+def _triangular(most: int) -> Iterable[int]:
+    """``j * (j - 1) / 2`` for ``j`` = 0, 1, 2, ... at least up to ``most``."""
+    return _FIRST_TRIANGULAR if most < len(_FIRST_TRIANGULAR) else chain((0,), accumulate(count()))
+
+
+_FIRST_TRIANGULAR = tuple(j * (j - 1) // 2 for j in range(64))
 
 
 class Ahead:
@@ -202,7 +205,7 @@ class Ahead:
             early = sum(needs[:lag]) if lag else 0
             late = needs[lag:] if lag else needs
             moment = early * first + (blocks - early) * last - taken * first
-            moment += start * sum(map(mul, late, count())) + rise * sum(map(mul, late, _triangular()))
+            moment += start * sum(map(mul, late, count())) + rise * sum(map(mul, late, _triangular(steps)))
             self._pool.take(self._scheduler.spare, blocks - taken)
             host.metrics.used_rises(blocks - taken, moment)
         self._latency.note_jump(steps, batch, context)

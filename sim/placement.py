@@ -131,6 +131,8 @@ class Placement:
 
     def program_ended(self, run: ProgramRun) -> None:
         """Nothing of a program returns any more."""
+        if not self.stalls:
+            return
         name = run.program.program
         for node in run.finished:
             stall = self.stalls.get(f"{name}/{node}")
