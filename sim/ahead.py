@@ -1,10 +1,9 @@
-"""Steps that nothing can disturb, taken without an event for each.
+"""Steps that nothing can disturb, taken at once.
 
 Between two events (an arrival, a tool's or a transfer's end, a timer) and as long as no call ends, the
-coming steps are known: nobody can be added, nothing is freed. Prompts are then computed step by
-step inside one event, and runs of decode steps are taken in closed form: their number follows from
-the next event, the next end of a call and the free blocks; their time is a sum that a piecewise
-linear latency model gives exactly. ``engine.jumps=false`` takes every step by an event of its own.
+coming decode steps are known: nobody can be added, nothing is freed. Their number follows from the
+next event, the next end of a call and the free blocks; their time is a sum that a piecewise linear
+latency model gives exactly. ``engine.jumps=false`` takes every step by itself.
 """
 
 from __future__ import annotations
@@ -47,130 +46,55 @@ class Ahead:
         self._decodes = host.scheduler.decodes
         self._inflight = host.scheduler.inflight
         self._latency = host.config.latency
-        self._step_ps = self._latency.step_ps
         self._depth = host.config.engine.pipeline
         self._copies = host.config.engine.cpu_blocks > 0
         self._places = overrides(host.policy, "place")
         self._changes = overrides(host.policy, "next_change")
-        self._asks = self._places or self._changes
         self._judges_waiting = overrides(host.policy, "order") or overrides(host.policy, "admit")
 
-    def run(self) -> None:
-        """Take the coming steps that nothing can disturb without an event for each.
+    def jump(self, ended: Step | None) -> bool:
+        """A step has ended now: take the following steps, as far as they are decodes and nothing disturbs them.
 
-        The oldest step in flight must end before the next event, and free nothing when it does.
-        While prompts are computed and nobody waits, steps are planned one by one; steps of decodes
-        alone are taken in closed form.
+        Args:
+            ended: The step; None if the engine was idle. To the jump, it is one in flight that ends now.
+
+        Returns:
+            Whether a step was taken; if not, nothing has changed.
         """
+        scheduler, decodes, inflight = self._scheduler, self._decodes, self._inflight
+        if scheduler.prefilling or not decodes.size or ended is None or len(inflight) != self._depth - 1:
+            return False
         host = self._host
-        scheduler = self._scheduler
-        inflight = self._inflight
-        if scheduler.prefilling and (self._asks or self._copies or scheduler.waiting or scheduler.loading):
-            return
+        if (self._places and host.eventful) or decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
+            return False
+        for step in inflight:
+            if step.finishers or step.stale:
+                return False
         horizon = self._clock.coming_ps
-        if self._copies and (scheduler.waiting or scheduler.loading):
-            horizon = min(horizon, host.link.next_ps())
-        while len(inflight) == self._depth:
-            oldest = inflight[0]
-            now = oldest.end_ps
-            if now >= horizon or oldest.finishers or oldest.stale:
-                return
-            if not scheduler.prefilling:
-                if not self._jump(horizon):
-                    return
-                continue
-            if scheduler.waiting:  # a call that was preempted
-                return
-            self._clock.now_ps = now
-            self._pop_quietly()
-            host.step_number = self._decodes.tick
-            step = scheduler.schedule()
-            if step is None:
-                if inflight:
-                    host.metrics.sample(now)
-                else:  # the calls that ran were preempted; plan again at that time
-                    host.plan_at(now)
-                return
-            last = host.last_end_ps
-            step.end_ps = host.last_end_ps = (now if now > last else last) + self._step_ps(
-                step.prefill, step.decodes, step.context
-            )
-            inflight.append(step)
-            host.metrics.steps += 1
-            if step.preempted:
-                host.metrics.sample(now)
-            else:
-                host.metrics.used_is(now)
-
-    def resume(self, now: int) -> bool:
-        """Go on from the end of a step, if nothing but decodes can follow it; False changes nothing.
-
-        To the jump, the step that has just ended is one in flight that ends now.
-        """
-        scheduler = self._scheduler
-        if scheduler.prefilling or scheduler.waiting or scheduler.loading or self._asks or self._copies:
+        if scheduler.waiting or scheduler.loading:
+            if host.eventful or not self._waiting_is_stuck(inflight[-1] if inflight else ended):
+                return False
+            if self._copies:
+                horizon = min(horizon, host.link.next_ps())
+        if self._copies and not host.offloading.idle:
             return False
-        decodes = self._decodes
-        inflight = self._inflight
-        if not decodes.size or len(inflight) != self._depth - 1 or self._clock.coming_ps <= now:
-            return False
-        if decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
-            return False
-        if inflight and (inflight[0].finishers or inflight[0].stale):
-            return False
+        limit, tick = decodes.next_end, decodes.tick
+        if self._changes:
+            host.step_number = tick - 1
+            limit, horizon = self._until_change(limit, horizon)
         blocks = decodes.next_blocks
-        if blocks > self._pool.free:
+        if horizon <= ended.end_ps or limit <= tick or blocks > self._pool.free:
             return False
         if blocks:
             self._pool.take(scheduler.spare, blocks)
-        self._host.metrics.sample(now)
-        ended = Step(decodes.tick - self._depth)
-        ended.end_ps = now
+        host.metrics.sample(ended.end_ps)
         inflight.appendleft(ended)
-        self._jump(self._clock.coming_ps, blocks)
-        return True
-
-    def _pop_quietly(self) -> None:
-        """End the oldest step in flight, which ends no call."""
-        step = self._inflight.popleft()
-        for call in step.firsts:
-            call.first_token_ps = step.end_ps
-
-    def _jump(self, horizon: float, taken: int = 0) -> int:
-        """Take the coming decode-only steps in closed form.
-
-        Args:
-            horizon: When something else happens.
-            taken: New blocks of the first step that it has already.
-
-        Returns:
-            Number of steps.
-        """
-        host = self._host
-        scheduler = self._scheduler
-        decodes = self._decodes
-        inflight = self._inflight
-        if not decodes.size or decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
-            return 0
-        if self._places and host.eventful:
-            return 0  # the policy is asked in the next step
-        for step in inflight:
-            if step.finishers or step.stale or (self._copies and host.offloading.awaits(step)):
-                return 0
-        if self._copies and host.offloading.exposed:
-            return 0
-        if (scheduler.waiting or scheduler.loading) and not self._waiting_is_stuck():
-            return 0
-        before = decodes.tick
-        limit = decodes.next_end
-        if self._changes:
-            limit, horizon = self._until_change(limit, horizon)
-        while decodes.tick < limit and inflight[0].end_ps < horizon and self._jump_cell(limit, horizon, taken):
-            taken = 0
+        while decodes.tick < limit and inflight[0].end_ps < horizon and self._jump_cell(limit, horizon, blocks):
+            blocks = 0
         if decodes.next_end == decodes.tick:
             inflight[-1].finishers = decodes.pop_ended()
         host.step_number = decodes.tick - 1
-        return decodes.tick - before
+        return True
 
     def _jump_cell(self, limit: int, horizon: float, taken: int) -> int:
         """Jump inside one linear piece of the latency model, at most to step ``limit``; returns the steps taken."""
@@ -213,21 +137,25 @@ class Ahead:
         decodes.tick = tick + steps
         decodes.lag = lag
         for j in range(max(1, steps - lag), steps + 1):
-            self._pop_quietly()
+            ended = inflight.popleft()
+            for call in ended.firsts:
+                call.first_token_ps = ended.end_ps
             step = Step(tick - 1 + j)
             step.end_ps = last + j * start + rise * (j * (j - 1) // 2)
             inflight.append(step)
         host.last_end_ps = step.end_ps
         return steps
 
-    def _waiting_is_stuck(self) -> bool:
+    def _waiting_is_stuck(self, last: Step) -> bool:
         """Whether equal decode steps cannot make a waiting call startable.
 
         Such steps only use up free blocks. A waiting call could need fewer blocks only if a decoding call
         computed some of its very content.
+
+        Args:
+            last: The step planned last, since when nothing has happened.
         """
         scheduler = self._scheduler
-        last = self._inflight[-1]
         if last.tokens > last.decodes or last.preempted:
             return False  # it was budget, or a preemption, that kept the waiting calls out
         decodes = self._decodes

@@ -189,26 +189,26 @@ class Host:
 
         Of what happens at one time a step's end comes first, then events, then the planning of a step.
         """
-        clock, inflight, ahead = self.clock, self.scheduler.inflight, self._ahead
+        clock, inflight, ahead, copies = self.clock, self.scheduler.inflight, self._ahead, self.copies
         happen = clock.step
-        copies = self.copies
         while True:
+            ended: Step | None = None
             if inflight:
                 now = inflight[0].end_ps
                 while clock.coming_ps < now:
                     happen()
                 clock.now_ps = now
-                self._end_step()
-            elif not self._inbox:
-                coming = clock.coming_ps
-                if self._wake_ps < coming:
-                    clock.now_ps = int(self._wake_ps)
-                elif coming == math.inf:
-                    return
-                else:
-                    happen()
-                    if not self._inbox and self._wake_ps > clock.now_ps:
-                        continue
+                ended = inflight.popleft()
+                for call in ended.firsts:
+                    call.first_token_ps = now
+                for call, yields in ended.stale:
+                    call.known += yields
+                    call.produced = call.known
+                self._conclude(ended)
+                if copies:
+                    self.offloading.step_ended(ended)
+            elif not self._inbox and not self._next_event():
+                return
             now = clock.now_ps
             while clock.coming_ps <= now:
                 happen()
@@ -217,28 +217,25 @@ class Host:
                 self.link.collect()
             if self._inbox:
                 self._deliver()
-            if ahead is None or not ahead.resume(now):
+            if ahead is None or not ahead.jump(ended):
                 self._plan(now)
-                if inflight:
-                    if ahead is not None:
-                        ahead.run()
-                elif not self._inbox and (self.scheduler.waiting or self.scheduler.loading):
+                if not inflight and not self._inbox and (self.scheduler.waiting or self.scheduler.loading):
                     self._wait_or_relieve()
             if self.after_plan is not None:
                 self.after_plan()
 
-    def _end_step(self) -> None:
-        """The oldest step in flight ends (``update_from_output``)."""
-        step = self.scheduler.inflight.popleft()
-        now = step.end_ps
-        for call in step.firsts:
-            call.first_token_ps = now
-        for call, yields in step.stale:
-            call.known += yields
-            call.produced = call.known
-        self._conclude(step)
-        if self.copies:
-            self.offloading.step_ended(step)
+    def _next_event(self) -> bool:
+        """The engine is idle: go on to what happens next; False if that is nothing."""
+        clock = self.clock
+        while True:
+            if self._wake_ps < clock.coming_ps:
+                clock.now_ps = int(self._wake_ps)
+                return True
+            if clock.coming_ps == math.inf:
+                return False
+            clock.step()
+            if self._inbox or self._wake_ps <= clock.now_ps:
+                return True
 
     def _conclude(self, step: Step) -> None:
         """Calls that got their last output end, in the order in which they were scheduled."""
@@ -267,7 +264,7 @@ class Host:
             self.step_number = scheduler.decodes.tick
             if self._places:
                 self.placement.begin_step(self.eventful)
-                self.eventful = False
+            self.eventful = False
             step = scheduler.schedule()
             start = now if self.last_end_ps < now else self.last_end_ps
             if self.copies:

@@ -65,21 +65,17 @@ class Metrics:
         self._used.value += blocks
         self._used.moment += moment
 
-    def used_is(self, now_ps: int) -> None:
-        """Note how much memory is in use."""
-        held = self._used
-        used = self._pool.capacity - self._pool.free
-        if used != held.value:
-            held.moment += (used - held.value) * now_ps
-            held.value = used
-
     def late(self, late_ps: int) -> None:
         """A call waited this long for KV that was on its way to the GPU."""
         self._late_ps += late_ps
 
     def sample(self, now_ps: int) -> None:
         """Note the state of memory and queues after a step was planned."""
-        self.used_is(now_ps)
+        held = self._used
+        used = self._pool.capacity - self._pool.free
+        if used != held.value:
+            held.moment += (used - held.value) * now_ps
+            held.value = used
         if self._placement.stalls or self._pinned.value:
             self._pinned.set(self._placement.pinned_blocks, now_ps)
         scheduler = self._scheduler

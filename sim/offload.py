@@ -214,14 +214,16 @@ class Offloading:
             for job in self._waiting.pop(step.number, ()):
                 self._submit(job)
 
-    def awaits(self, step: Step) -> bool:
-        """Whether the end of ``step`` starts a copy."""
-        return step.number in self._waiting
-
     @property
-    def exposed(self) -> bool:
-        """Whether a store reads blocks that a call no longer holds, or must be tried in every step."""
-        return bool(self._refused or self._fences) or any(call.status is not Status.RUNNING for call in self._moving)
+    def idle(self) -> bool:
+        """Whether steps of decodes can neither start a copy nor have to wait for one.
+
+        They could if a copy waits for the end of a step, if a store must be tried in every step, or if
+        one reads blocks that no call holds any longer.
+        """
+        if self._waiting or self._ended or self._refused or self._fences:
+            return False
+        return all(call.status is Status.RUNNING for call in self._moving)
 
     def fence(self, job: StoreJob, found: Match, transfer: Transfer) -> None:
         """Blocks that nobody holds are read by a transfer; a step that overwrites one waits for it."""
