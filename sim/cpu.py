@@ -144,7 +144,7 @@ class CpuTier:
         if surplus > 0 and not self._evict(surplus, wanted):
             return None
         for segment, lo, hi in missing:
-            stretch = Stretch(segment, lo, hi, owner)
+            stretch = Stretch(segment, lo, hi, None if self.evict_key is None else owner)
             _link(stretch, self._list.prev)
             stretches = self._of.setdefault(segment, [])
             stretches.append(stretch)

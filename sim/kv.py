@@ -284,7 +284,8 @@ class RunPool:
             return
         held = max(depths) if depths else extent.lo
         extent.held = held
-        run = FreeRun(extent, held, depth, holding.owner)
+        # Only an eviction order asks for the owner, and cached blocks would keep it, with its program, alive.
+        run = FreeRun(extent, held, depth, None if self.evict_key is None else holding.owner)
         extent.runs.append(run)
         self._link(run, self._list.prev)
         self.free += depth - held
