@@ -176,13 +176,13 @@ class EngineScheduler(Scheduler):
         step.tokens += tokens
         step.outputs.append((call, done - call.prompt if yields else None))
         if call in self.prefilling:
-            step.prefill.append((tokens, computed))
+            step.prefill = [*step.prefill, (tokens, computed)]
             if call.reached > computed:
                 call.recomputed += min(done, call.reached) - computed
             if yields:
                 self.prefilling.remove(call)
                 if call.first_token_ps < 0:
-                    step.firsts.append(call)
+                    step.firsts = [*step.firsts, call]
         else:
             step.decodes += 1
             step.context += computed + 1
@@ -275,7 +275,7 @@ class EngineScheduler(Scheduler):
         for step in self.inflight:
             if call.last_step == step.number:
                 call.known -= not prefilling
-                step.stale.append((call, not prefilling))
+                step.stale = [*step.stale, (call, not prefilling)]
         call.produced = call.known
         self.happened()
         self.pool.hold(call.holding, ())
