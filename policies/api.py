@@ -94,6 +94,7 @@ class Event:
         action: Refused action.
         reason: Why it was refused, or which way a transfer went.
         blocks: Blocks concerned.
+        output_tokens: Outputs of a finished call.
     """
 
     kind: EventKind
@@ -107,6 +108,7 @@ class Event:
     action: Action | None = None
     reason: str = ""
     blocks: int = 0
+    output_tokens: int = 0
 
 
 # -- actions -------------------------------------------------------------------------------------

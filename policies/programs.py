@@ -120,3 +120,7 @@ class Programs:
             self._tokens[call.id] = call.prompt_tokens + call.output_tokens
             program.stalled_tokens += self._tokens[call.id]
         return program
+
+    def chains(self, program: str) -> tuple[ChainView, ...]:
+        """Chains of ended calls that a program will come back to, and that no waiting call has taken over."""
+        return self._stalls.of_program(program)

@@ -25,6 +25,7 @@ from typing import Any, get_type_hints
 from tokencake.policies.api import Info, Policy
 from tokencake.policies.autellix import Autellix
 from tokencake.policies.belady import Belady
+from tokencake.policies.cached_attention import CachedAttention
 from tokencake.policies.clairvoyant import Clairvoyant
 from tokencake.policies.compose import HOOKS, Compose
 from tokencake.policies.concur import Concur
@@ -32,8 +33,11 @@ from tokencake.policies.continuum import Continuum
 from tokencake.policies.critical_path import CriticalPath
 from tokencake.policies.infercept import InferCept
 from tokencake.policies.kvflow import KVFlow
+from tokencake.policies.lightllm import LightLLM
+from tokencake.policies.mori import Mori
 from tokencake.policies.params import Param, PolicyError, Required, params_of, typed
 from tokencake.policies.random_legal import RandomLegal
+from tokencake.policies.sglang_lpm import SGLangLPM
 from tokencake.policies.srpf import ShortestRemaining
 from tokencake.policies.thunderagent import ThunderAgent
 from tokencake.policies.tokencake_upstream import TokencakeUpstream
@@ -290,6 +294,10 @@ for _name, _policy in (
     ("autellix", Autellix),
     ("thunderagent", ThunderAgent),
     ("concur", Concur),
+    ("mori", Mori),
+    ("sglang-lpm", SGLangLPM),
+    ("lightllm", LightLLM),
+    ("cachedattention", CachedAttention),
     ("srpf", ShortestRemaining),
     ("critical-path", CriticalPath),
     ("belady", Belady),

@@ -325,7 +325,8 @@ class Host:
         self.knowledge.learn(f"output:{call.node.agent_type}", float(call.output))
         self.metrics.call(call, now)
         if self._observes:
-            self._tell_call(EventKind.CALL_FINISHED, now, call, elapsed_s=(now - call.arrival_ps) / PS)
+            elapsed_s = (now - call.arrival_ps) / PS
+            self._tell_call(EventKind.CALL_FINISHED, now, call, elapsed_s=elapsed_s, output_tokens=call.output)
         self.placement.call_finished(call, now)
         self.driver.ended(run, call.node)
 
@@ -406,9 +407,20 @@ class Host:
         *,
         elapsed_s: float | None = None,
         reason: str = "",
+        output_tokens: int = 0,
     ) -> None:
         name = call.program.program.program
-        self.tell(Event(kind, at / PS, program=name, call=call.id, elapsed_s=elapsed_s, reason=reason))
+        self.tell(
+            Event(
+                kind,
+                at / PS,
+                program=name,
+                call=call.id,
+                elapsed_s=elapsed_s,
+                reason=reason,
+                output_tokens=output_tokens,
+            )
+        )
 
     def noise(self, name: str) -> float:
         """Factor by which a noisy oracle is wrong about ``name``; always the same for a seed."""
