@@ -75,6 +75,7 @@ class Mori(Policy):
         self._programs = Programs()
         self._service = Service()
         self._tier: dict[str, str] = {}
+        self._placed: dict[str, dict[str, Standing]] = {GPU: {}, CPU: {}, LINE: {}}
         self._history: dict[str, deque[tuple[float, float]]] = {}
         self._served: dict[str, float] = {}
         self._ticking = False
@@ -90,7 +91,7 @@ class Mori(Policy):
         self._service.observe(event)
         self._programs.observe(event)
         if event.kind is EventKind.PROGRAM_FINISHED:
-            self._tier.pop(event.program, None)
+            self._placed.get(self._tier.pop(event.program, ""), {}).pop(event.program, None)
             self._history.pop(event.program, None)
             self._served.pop(event.program, None)
 
@@ -134,25 +135,28 @@ class Mori(Policy):
         self._ticking = True
         return [Timer(view.now + self.interval_s)]
 
-    def _on(self, tier: str) -> list[Standing]:
-        return [p for p in self._programs.under_way.values() if self._tier.get(p.id) == tier]
+    def _move(self, program: Standing, tier: str) -> None:
+        self._placed.get(self._tier.get(program.id, ""), {}).pop(program.id, None)
+        self._tier[program.id] = tier
+        self._placed[tier][program.id] = program
 
     def _room(self, view: View, tier: str) -> int:
         """Tokens of a tier beyond the contexts placed there."""
         capacity = view.gpu.capacity if tier == GPU else view.cpu.capacity
-        return capacity * view.block_size - sum(p.context for p in self._on(tier))
+        return capacity * view.block_size - sum(p.context for p in self._placed[tier].values())
 
     def _arrive(self, view: View, program: Standing) -> list[Action]:
         tier = self._tier.get(program.id)
         if tier == GPU:
             return []
         if tier is None:
-            self._tier[program.id] = LINE
-        waits_before = any(p is not program and self._ready(p) for p in self._on(LINE))
-        alone = not self._on(GPU)
-        if alone or (program.context <= self._room(view, GPU) and (tier == CPU or not waits_before)):
-            return self._move_up(view, program)
-        return [Park(program.id)]
+            self._move(program, LINE)
+        room = self._room(view, GPU)
+        if program.context > room and self._placed[GPU]:
+            return [Park(program.id)]
+        if tier != CPU and any(p is not program and self._ready(p) for p in self._placed[LINE].values()):
+            return [Park(program.id)]  # not before those that have waited
+        return self._move_up(view, program)
 
     @staticmethod
     def _ready(program: Standing) -> bool:
@@ -160,8 +164,10 @@ class Mori(Policy):
         return program.reasoning and not program.running
 
     def _demote(self, view: View) -> list[Action]:
-        placed = [p for p in self._on(GPU) if not p.marked]
+        placed = [p for p in self._placed[GPU].values() if not p.marked]
         over = sum(p.context for p in placed) - view.gpu.capacity * view.block_size
+        if over <= 0:
+            return []
         order = sorted(placed, key=lambda p: (p.reasoning, -self.idleness(p.id, view.now), p.order))
         actions: list[Action] = []
         for program in order:
@@ -177,8 +183,8 @@ class Mori(Policy):
 
     def _promote(self, view: View) -> list[Action]:
         room = self._room(view, GPU)
-        alone = not self._on(GPU)
-        ready = [p for p in (*self._on(CPU), *self._on(LINE)) if self._ready(p)]
+        alone = not self._placed[GPU]
+        ready = [p for tier in (CPU, LINE) for p in self._placed[tier].values() if self._ready(p)]
         actions: list[Action] = []
         for program in sorted(ready, key=lambda p: self._rank(p, view.now)):
             if program.context <= room or alone:
@@ -194,14 +200,15 @@ class Mori(Policy):
     def _move_down(self, view: View, program: Standing) -> list[Action]:
         chains = self._programs.chains(program.id)
         if view.cpu.capacity and program.context <= self._room(view, CPU):
-            self._tier[program.id] = CPU
+            self._move(program, CPU)
             return [Park(program.id), *(Offload(call=chain.call.id) for chain in chains)]
-        self._tier[program.id] = LINE
+        self._move(program, LINE)
         return [Park(program.id)]
 
     def _move_up(self, view: View, program: Standing) -> list[Action]:
         """Let a program in; the engine loads what a waiting call finds in the CPU tier, other chains are fetched."""
-        was, self._tier[program.id] = self._tier[program.id], GPU
+        was = self._tier[program.id]
+        self._move(program, GPU)
         program.marked = False
         chains = self._programs.chains(program.id) if was == CPU else ()
         return [Unpark(program.id), *(Prefetch(call=chain.call.id) for chain in chains)]

@@ -20,7 +20,11 @@ from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
 from tokencake.sim.run import simulate
 from tokencake.traces.schema import LLMNode, OutputOf, Piece, Program, PromptOf, ToolNode
 
-PARAMS: dict[str, dict[str, Any]] = {"concur": {"start": 1000}, "belady": {"weight": "cost"}}
+PARAMS: dict[str, dict[str, Any]] = {
+    "concur": {"start": 1000},
+    "belady": {"weight": "cost"},
+    "autellix": {"first_quantum_s": 1e3},
+}
 """Parameters under which the crowd is let in, or under which a policy works hardest."""
 
 KEEPING = ("infercept",)
@@ -28,16 +32,17 @@ KEEPING = ("infercept",)
 
 
 def crowd() -> list[Program]:
-    """200 programs whose tools run for long, then 220 with long calls, of which 100 run at a time."""
+    """230 programs with long tools, 110 with long answers, 105 with prompts too long to start beside them."""
 
-    def make(name: str, at_s: float, output: int, tool_s: float) -> Program:
-        first = LLMNode("a", (), "a", f"type{len(name) % 3}", (Piece(name, 64),), output, max_tokens=output)
+    def make(name: str, at_s: float, prompt: int, output: int, tool_s: float) -> Program:
+        first = LLMNode("a", (), "a", f"type{len(name) % 3}", (Piece(name, prompt),), output, max_tokens=output)
         again = (PromptOf("a"), OutputOf("a"), Piece(f"{name}/b", 16))
         last = LLMNode("b", ("t",), "a", "a", again, 8, max_tokens=8)
         return Program(name, "crowd", at_s, (first, ToolNode("t", ("a",), f"tool{output % 5}", tool_s, tool_s), last))
 
-    stalled = [make(f"s{i}", 0.001 * i, 4 + i % 7, 400.0 + i) for i in range(230)]
-    return stalled + [make(f"r{i}", 2.0 + 0.001 * i, 300 + 3 * i, 300.0) for i in range(220)]
+    stalled = [make(f"s{i}", 0.001 * i, 64, 4 + i % 7, 2000.0 + i) for i in range(230)]
+    running = [make(f"r{i}", 2.0 + 0.001 * i, 64, 500 + 3 * i, 1000.0) for i in range(110)]
+    return stalled + running + [make(f"w{i}", 4.0 + 0.01 * i, 90_000, 4, 10.0) for i in range(105)]
 
 
 class Timed(Policy):
@@ -71,7 +76,8 @@ class Timed(Policy):
 
 @pytest.mark.parametrize("name", registry.names())
 def test_decision(benchmark: Any, name: str) -> None:
-    engine = EngineConfig(gpu_blocks=20_000, cpu_blocks=0 if name in KEEPING else 20_000, max_num_seqs=100)
+    cpu_blocks = 0 if name in KEEPING else 20_000
+    engine = EngineConfig(gpu_blocks=6500, cpu_blocks=cpu_blocks, max_model_len=131_072)
     latency = LinearLatency(LinearCoefficients(5000, per_prefill_token_us=20, per_decode_us=50))
     config = SimConfig(engine, latency, kv_bytes_per_token=100_000)
     trace = crowd()
