@@ -8,14 +8,16 @@ from typing import ClassVar, Literal
 from tokencake.policies.api import Action, CallView, ChainView, Event, Info, Policy, Trigger, View
 from tokencake.policies.next_use import NextUse
 
-_NEVER = float("-inf")
+_ENDED, _UNKNOWN = float("-inf"), -1e300
 
 
 class Belady(Policy):
     """Belady's heuristic: the cached chain that is needed latest goes first, with the truth about tools.
 
     A chain is needed when the first call that continues it arrives: tools that run end when they
-    will, other nodes before it take their true time from now on. What nothing continues goes first.
+    will, other nodes before it take their true time from now on. Among calls that wait already, the one that
+    arrived first is served first. Chains of programs that have ended go first, then those that nothing
+    continues.
     ``weight=none`` evicts the furthest next use. ``weight=cost`` evicts the least
     ``prefill time of the chain / time to its next use``.
 
@@ -27,8 +29,8 @@ class Belady(Policy):
         held now. Next uses are looked at again when something happens in the program.
 
     Not expressed:
-        A next use by content rather than by graph: a prompt that two programs share, with nothing
-        between them, counts for neither.
+        A next use by content rather than by graph: a prompt that calls share although none continues the
+        other counts for none of them. Where that is the main reuse, this is no bound.
 
     Cost:
         With ``weight=cost`` ranks change with time, so the simulator asks in every step.
@@ -67,15 +69,15 @@ class Belady(Policy):
         """The furthest next use, or the least cost a second, first."""
         if tier != "gpu" and self.tiers != "both":
             return None
-        return lambda call: self._key(view, call.id)
+        return lambda call: self._key(view, call)
 
-    def _key(self, view: View, call: str) -> float:
-        at_s = self._uses.at_s(call)
+    def _key(self, view: View, call: CallView) -> float:
+        at_s = self._uses.at_s(call.id)
         if at_s is None:
-            return _NEVER
+            return _UNKNOWN if self._uses.under_way(call.program.id) else _ENDED
         if self.weight == "none":
             return -at_s
-        return self._costs[call] / max(at_s - view.now, 1e-6)
+        return self._costs[call.id] / max(at_s - view.now, 1e-6)
 
     def next_change(self, view: View) -> tuple[float | None, int | None] | None:
         """Every step, with ``weight=cost``."""

@@ -27,8 +27,8 @@ class Clairvoyant(Policy):
         ``return - transfer time of what is missing - transfer time of what is queued before it``
 
     where the return is known, so that nothing is fetched in vain or too early, and as late as it may.
-    What the link does meanwhile, and whether blocks are free, it cannot know: a prefetch for which
-    memory is short does not happen, and the engine loads at admission as in ``vllm-offload``.
+    While calls wait nothing is fetched: one that returns queues behind them, and its blocks would lie idle
+    meanwhile. Where it does not fetch, or memory is short, the engine loads at admission as in ``vllm-offload``.
 
     Assumed:
         Returns that hang on calls under way are those of :class:`~tokencake.policies.belady.Belady`. A chain
@@ -80,11 +80,15 @@ class Clairvoyant(Policy):
 
     def _fetch(self, view: View) -> list[Action]:
         actions: list[Action] = []
-        for call in [call for call, at_s in self._due.items() if at_s <= view.now]:
+        due_now = [call for call, at_s in self._due.items() if at_s <= view.now]
+        waiting = bool(due_now) and bool(view.waiting)
+        for call in due_now:
             del self._due[call]
             if call not in self._uses:
                 continue
             chain = self._uses.stalls[call]
+            if waiting:
+                continue
             missing = chain.cpu_blocks - chain.gpu_blocks
             at_s = self._uses.at_s(call)
             self._plan(view, chain, max(0, missing))

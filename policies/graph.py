@@ -31,6 +31,10 @@ class Frontier:
             self._finished.pop(program, None)
             self._arrived.pop(program, None)
 
+    def under_way(self, program: str) -> bool:
+        """Whether a program has called and has not ended."""
+        return program in self._arrived
+
     def finished(self, program: str, node: str) -> bool:
         """Whether a node has ended."""
         return node in self._finished.get(program, ())

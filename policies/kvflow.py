@@ -21,7 +21,7 @@ from tokencake.policies.api import (
 from tokencake.policies.graph import Frontier
 from tokencake.policies.returns import Returns
 
-_NEVER = float("-inf")
+_ENDED, _UNKNOWN = float("-inf"), -1e300
 _EVENTS = (EventKind.CALL_QUEUED, EventKind.CALL_FINISHED, EventKind.TOOL_FINISHED)
 
 
@@ -32,7 +32,8 @@ class KVFlow(Policy):
     else ``1 + max`` over the calls that it waits for; tools are no steps. A chain has the steps of the
     first call that continues it.
 
-    **Eviction** from the GPU: chains that nothing continues, then the largest steps; within equals
+    **Eviction** from the GPU: chains of programs that have ended, then those that nothing continues, then the
+    largest steps; within equals
     the least recently used, each chain from its end (dynamic suffixes before the prompts that they hang
     on), and a shared head after all chains that go through it, which is the minimum over the children in the
     paper's tree. **Prefetch**: when a program moves on, its chains with at most ``lookahead`` steps
@@ -126,9 +127,12 @@ class KVFlow(Policy):
 
     def evict_order(self, view: View, tier: str) -> Callable[[CallView], object] | None:
         """On the GPU: what nothing continues, then the largest steps to execution."""
-        if tier != "gpu":
-            return None
-        return lambda call: self._keys.get(call.id, _NEVER) if call.id in self._stalls else _NEVER
+        return self._key if tier == "gpu" else None
+
+    def _key(self, call: CallView) -> float:
+        if call.id in self._stalls:
+            return self._keys.get(call.id, _UNKNOWN)
+        return _UNKNOWN if self._frontier.under_way(call.program.id) else _ENDED
 
     def store(self, view: View, chain: ChainView, cause: str) -> int:
         """Everything."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 from tokencake.policies.api import (
@@ -49,7 +49,8 @@ class Mori(Policy):
 
     Assumed:
         The notes say neither when a program has to be demoted nor what a context is: when the sum of contexts
-        exceeds the tier, and the input of its calls under way, or what it will come back to. A program
+        exceeds the tier, and the input of its calls under way, or what it will come back to; what running
+        calls share counts once, as in ThunderAgent. A program
         that is new, or comes back from the CPU, does not wait for the next look if there is room.
         Nothing is copied before a demotion, so a program in the line loses what the GPU overwrites. If no
         program is on the GPU, the first to be promoted is, whatever its size.
@@ -142,8 +143,19 @@ class Mori(Policy):
 
     def _room(self, view: View, tier: str) -> int:
         """Tokens of a tier beyond the contexts placed there."""
-        capacity = view.gpu.capacity if tier == GPU else view.cpu.capacity
-        return capacity * view.block_size - sum(p.context for p in self._placed[tier].values())
+        if tier == CPU:
+            return view.cpu.capacity * view.block_size - sum(p.context for p in self._placed[CPU].values())
+        return view.gpu.capacity * view.block_size - self._load(view, self._placed[GPU].values())
+
+    def _load(self, view: View, programs: Iterable[Standing]) -> int:
+        """Tokens that the contexts of programs on the GPU take, what running calls share counted once."""
+        contexts = running = 0
+        for program in programs:
+            contexts += program.context
+            if program.running:
+                running += program.context
+        held = (view.gpu.capacity - view.gpu.free) * view.block_size
+        return contexts - max(0, running - held)
 
     def _arrive(self, view: View, program: Standing) -> list[Action]:
         tier = self._tier.get(program.id)
@@ -165,7 +177,7 @@ class Mori(Policy):
 
     def _demote(self, view: View) -> list[Action]:
         placed = [p for p in self._placed[GPU].values() if not p.marked]
-        over = sum(p.context for p in placed) - view.gpu.capacity * view.block_size
+        over = self._load(view, placed) - view.gpu.capacity * view.block_size
         if over <= 0:
             return []
         order = sorted(placed, key=lambda p: (p.reasoning, -self.idleness(p.id, view.now), p.order))

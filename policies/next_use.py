@@ -6,7 +6,7 @@ happened in their program.
 
 from __future__ import annotations
 
-from tokencake.policies.api import ChainView, Event, EventKind, View
+from tokencake.policies.api import ChainView, Event, EventKind, ProgramView, View
 from tokencake.policies.graph import Frontier
 from tokencake.policies.returns import Returns
 
@@ -31,6 +31,7 @@ class NextUse:
         self._frontier = Frontier()
         self._moved: dict[str, None] = {}
         self._at_s: dict[str, float] = {}
+        self._arrived: dict[str, float] = {}
 
     def __contains__(self, call: str) -> bool:
         return call in self.stalls
@@ -42,10 +43,18 @@ class NextUse:
         """Follow graphs and returns."""
         self._frontier.observe(event)
         self.stalls.observe(event)
+        if event.kind is EventKind.CALL_QUEUED:
+            self._arrived[event.call] = event.at
+        elif event.kind is EventKind.CALL_ADMITTED:
+            self._arrived.pop(event.call, None)
         if event.kind in _EVENTS:
             self._moved[event.program] = None
         elif event.kind is EventKind.PROGRAM_FINISHED:
             self._moved.pop(event.program, None)
+
+    def under_way(self, program: str) -> bool:
+        """Whether a program has called and has not ended."""
+        return self._frontier.under_way(program)
 
     def add(self, chain: ChainView) -> None:
         """A chain stalls."""
@@ -71,6 +80,11 @@ class NextUse:
             del self._at_s[gone]
         return updated
 
+    def _arrival(self, view: View, program: ProgramView, node: str, token_s: float) -> float:
+        """When a coming call arrives, or did: those that wait are served in this order."""
+        arrived = self._arrived.get(f"{program.id}/{node}")
+        return self._frontier.ready_at(view, program, node, token_s) if arrived is None else arrived
+
     def at_s(self, call: str) -> float | None:
-        """When a chain is needed next, in seconds of the run; None if nothing continues it."""
+        """When the first call that continues a chain arrives, or did, in seconds of the run; None without one."""
         return self._at_s.get(call) if call in self.stalls else None
