@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokencake.engine import install
@@ -79,7 +83,6 @@ class Runtime:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("torch").setLevel(logging.ERROR)
-            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
             import torch
             from vllm.engine.arg_utils import EngineArgs
             from vllm.v1.engine.core import EngineCore
@@ -110,8 +113,9 @@ class Runtime:
                 **adapter,
             )
             try:
-                config = arguments.create_engine_config()
-                self.core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
+                with _silent():
+                    config = arguments.create_engine_config()
+                    self.core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
             except (ValueError, RuntimeError, OSError) as error:
                 reason = " ".join(str(error).split())
                 raise EngineStartError(f"vLLM does not start with {model.folder}: {reason}") from error
@@ -146,6 +150,20 @@ class Runtime:
         """Shut the engine down."""
         self.core.shutdown()
         Runtime._open = False
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what libraries print to standard error while an engine starts; its errors are exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 _shared: dict[tuple[object, ...], Runtime] = {}

@@ -115,8 +115,11 @@ def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking])
     predicted = _hosts(run for pair in pairs for run in pair.predicted)
     measured = _hosts(run for pair in pairs for run in pair.measured)
     notes = [
-        f"Error: predicted ({predicted}) over measured ({measured}), less one. Spread: range of repeats over mean."
+        f"Signed errors in percent: predicted ({predicted}) over measured ({measured}), less one. mean and p95 are"
+        " of program latency; TTFT and queue are means over calls; computed and hits are tokens; latency s is measured.",
     ]
+    if any(len(pair.measured) > 1 for pair in pairs):
+        notes.append("Spread: range of the repeated measurements over their mean, in percent.")
     for metric in ("program_latency_mean_s", "makespan_s", "computed_tokens", "hit_tokens"):
         errors = [row.error for row in rows if row.metric == metric and not math.isnan(row.error)]
         if errors:
