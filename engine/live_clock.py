@@ -43,7 +43,7 @@ class LiveClock(Clock):
 
     def step(self) -> None:
         """Let the next event happen, when its time has come."""
-        self.wait(self.next_ps())
+        self.wait(self.coming_ps)
         super().step()
 
     def wait(self, until_ps: float) -> None:

@@ -116,7 +116,7 @@ def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking])
     measured = _hosts(run for pair in pairs for run in pair.measured)
     notes = [
         f"Signed errors in percent: predicted ({predicted}) over measured ({measured}), less one. mean and p95 are"
-        " of program latency; TTFT and queue are means over calls; computed and hits are tokens; latency s is measured.",
+        " of program latency; TTFT and queue are means over calls; computed, hits: tokens; latency s is measured.",
     ]
     if any(len(pair.measured) > 1 for pair in pairs):
         notes.append("Spread: range of the repeated measurements over their mean, in percent.")
