@@ -6,6 +6,7 @@ from the events that it observes, one at another level asks its view.
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from tokencake.policies.api import Event, EventKind, Info, ProgramView, View
 
 EVERY_TOOL = ""
 """Name under which :class:`ToolHistory` keeps the durations of all tools together."""
+
+SHORTEST_S = 1e-6
+"""Durations below this count as this, so that every one has a logarithm."""
 
 
 class ToolHistory:
@@ -45,6 +49,31 @@ class ToolHistory:
             ranked.remove(recent.popleft())
         recent.append(seconds)
         insort(ranked, seconds)
+
+
+class LogNormals:
+    """Log-normal fits of the durations of each tool: running moments of their logarithms."""
+
+    def __init__(self) -> None:
+        self._moments: dict[str, tuple[int, float, float]] = {}
+
+    def observe(self, event: Event) -> None:
+        """Add the duration of a tool that ended (Welford's update)."""
+        if event.kind is EventKind.TOOL_FINISHED and event.elapsed_s is not None:
+            count, mean, squares = self._moments.get(event.tool, (0, 0.0, 0.0))
+            value = math.log(max(event.elapsed_s, SHORTEST_S))
+            count += 1
+            step = value - mean
+            mean += step / count
+            self._moments[event.tool] = (count, mean, squares + step * (value - mean))
+
+    def quantile(self, tool: str, deviations: float) -> float | None:
+        """``exp(mu + deviations * sigma)`` in seconds; None while the tool has not been seen."""
+        count, mean, squares = self._moments.get(tool, (0, 0.0, 0.0))
+        if not count:
+            return None
+        sigma = math.sqrt(max(0.0, squares) / (count - 1)) if count > 1 else 0.0
+        return math.exp(mean + deviations * sigma)
 
 
 def foreseen(policy_info: Info, view: View, program: ProgramView, node: str) -> float | None:

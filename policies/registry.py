@@ -37,6 +37,7 @@ from tokencake.policies.lightllm import LightLLM
 from tokencake.policies.mori import Mori
 from tokencake.policies.params import Param, PolicyError, Required, params_of, typed
 from tokencake.policies.random_legal import RandomLegal
+from tokencake.policies.saga import Saga
 from tokencake.policies.sglang_lpm import SGLangLPM
 from tokencake.policies.srpf import ShortestRemaining
 from tokencake.policies.thunderagent import ThunderAgent
@@ -295,6 +296,7 @@ for _name, _policy in (
     ("thunderagent", ThunderAgent),
     ("concur", Concur),
     ("mori", Mori),
+    ("saga", Saga),
     ("sglang-lpm", SGLangLPM),
     ("lightllm", LightLLM),
     ("cachedattention", CachedAttention),
