@@ -116,7 +116,10 @@ class CpuTier:
             return [(start, limit)]
         ranges, at = [], start
         for segment, lo, hi in _parts(chain, start, limit):
-            for stretch in self._of.get(segment, ()):
+            stretches = self._of.get(segment)
+            if not stretches or stretches[-1].hi <= lo:
+                continue
+            for stretch in stretches:
                 if stretch.writing and stretch.lo < hi and stretch.hi > lo:
                     if stretch.lo > at:
                         ranges.append((at, stretch.lo))
@@ -139,14 +142,16 @@ class CpuTier:
         """
         wanted = _parts(chain, start, limit)
         missing = self._missing(wanted)
-        count = sum(hi - lo for _, lo, hi in missing)
+        count = sum([hi - lo for _, lo, hi in missing])
         surplus = self.cached + count - self.capacity
-        if surplus > 0 and not self._evict(surplus, wanted):
+        if surplus > 0 and not self._evict(surplus, wanted if count < limit - start else []):
             return None
         for segment, lo, hi in missing:
             stretch = Stretch(segment, lo, hi, None if self.evict_key is None else owner)
             _link(stretch, self._list.prev)
-            stretches = self._of.setdefault(segment, [])
+            stretches = self._of.get(segment)
+            if stretches is None:
+                stretches = self._of[segment] = []
             stretches.append(stretch)
             if len(stretches) > 1:
                 stretches.sort(key=_first_block)
@@ -157,7 +162,7 @@ class CpuTier:
 
     def end_store(self, parts: Parts, *, success: bool = True) -> None:
         """The blocks are written, or never will be."""
-        for stretch in list(self._overlapping(parts)):
+        for stretch in self._overlapping(parts):
             stretch.writing = False
             size = stretch.hi - stretch.lo
             self.pinned -= size
@@ -191,7 +196,7 @@ class CpuTier:
         """Make blocks ``[start, limit)`` of a chain the most recently used, the head above the tail."""
         parts = _parts(chain, start, limit)
         self._cut(parts)
-        for stretch in reversed(list(self._overlapping(parts))):
+        for stretch in reversed(self._overlapping(parts)):
             _unlink(stretch)
             _link(stretch, self._list.prev)
             stretch.tail_first = True
@@ -213,17 +218,23 @@ class CpuTier:
             yield stretch
             stretch = stretch.next
 
-    def _overlapping(self, parts: Parts) -> Iterator[Stretch]:
-        for segment, lo, hi in parts:
-            for stretch in self._of.get(segment, ()):
-                if stretch.lo < hi and stretch.hi > lo:
-                    yield stretch
+    def _overlapping(self, parts: Parts) -> list[Stretch]:
+        return [
+            stretch
+            for segment, lo, hi in parts
+            for stretch in self._of.get(segment, ())
+            if stretch.lo < hi and stretch.hi > lo
+        ]
 
     def _missing(self, parts: Parts) -> Parts:
         missing: Parts = []
         for segment, lo, hi in parts:
             at = lo
-            for stretch in self._of.get(segment, ()):
+            stretches = self._of.get(segment)
+            if not stretches or stretches[-1].hi <= lo:
+                missing.append((segment, lo, hi))
+                continue
+            for stretch in stretches:
                 if stretch.hi <= at or stretch.lo >= hi:
                     continue
                 if stretch.lo > at:
@@ -316,4 +327,6 @@ def _first_block(stretch: Stretch) -> int:
 
 def _parts(chain: Chain, start: int, limit: int) -> Parts:
     """Blocks ``[start, limit)`` of a chain by segment."""
+    if len(chain.spans) == 1 and start < limit <= chain.blocks:
+        return [(chain.spans[0][0], start, limit)]
     return [(segment, max(lo, start), min(hi, limit)) for segment, lo, hi in chain.spans if hi > start and lo < limit]

@@ -97,9 +97,17 @@ class RunPool:
         holding.private += count
         self.free -= count
         run = self._list.next
-        if run.extent is None and run.hi > count:
-            run.hi -= count
-            return
+        if self.evict_key is None and run.hi - run.lo > count:  # nearly always
+            head = run.extent
+            if head is None:
+                run.hi -= count
+                return
+            if run.hi == head.hi and not head.stores:
+                run.hi -= count
+                head.hi -= count
+                self.cached -= count
+                self.evicted += count
+                return
         while count:
             run, legal = self._list.next, count
             if self.evict_key is not None:

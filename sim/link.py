@@ -77,9 +77,16 @@ class Transfer:
 
 
 class _Direction:
+    """One direction of the link.
+
+    Attributes:
+        end_ps: When the first of its transfers ends; infinity if it has none.
+    """
+
     __slots__ = (
         "alarm",
         "busy_ps",
+        "end_ps",
         "moved_bytes",
         "numerator",
         "served",
@@ -98,6 +105,7 @@ class _Direction:
         self.urgent = 0
         self.moved_bytes = 0
         self.busy_ps = 0
+        self.end_ps: float = math.inf
 
     def advance(self, now_ps: int) -> None:
         count = len(self.transfers)
@@ -107,12 +115,14 @@ class _Direction:
             self.busy_ps += passed
         self.since_ps = now_ps
 
-    def next_ps(self) -> int | None:
-        """When the first of its transfers ends; None if it has none."""
-        if not self.transfers:
-            return None
-        left = self.transfers[0][0] - self.served
-        return self.since_ps + max(0, -(-left * len(self.transfers) // _SCALE))
+    def look(self) -> None:
+        """Find out when the first of its transfers ends, after they or their progress have changed."""
+        transfers = self.transfers
+        if not transfers:
+            self.end_ps = math.inf
+            return
+        left = -(-(transfers[0][0] - self.served) * len(transfers) // _SCALE)
+        self.end_ps = self.since_ps + left if left > 0 else self.since_ps
 
 
 class Link:
@@ -128,6 +138,7 @@ class Link:
         self._free = config.free
         self._per_run_ps = round(config.per_run_us * 1_000_000)
         self._ways = {"d2h": _Direction(config.d2h_gb_s), "h2d": _Direction(config.h2d_gb_s)}
+        self._d2h, self._h2d = self._ways["d2h"], self._ways["h2d"]
         self._count = 0
 
     def alone_ps(self, direction: str, size_bytes: int, runs: int) -> int:
@@ -141,7 +152,8 @@ class Link:
         """Put a transfer on the link; ``transfer.done`` is called when it has finished."""
         way = self._ways[transfer.direction]
         now = self._clock.now_ps
-        self._settle(way, now)
+        if way.end_ps <= now:
+            self._settle(way, now)
         way.advance(now)
         transfer.start_ps = now
         transfer.state = "moving"
@@ -149,20 +161,22 @@ class Link:
         transfer.goal = way.served + work * _SCALE
         self._count += 1
         heapq.heappush(way.transfers, (transfer.goal, self._count, transfer))
+        way.look()
         way.urgent += transfer.urgent
         if way.urgent:
             self._rearm(way)
 
     def collect(self) -> None:
         """Report the transfers that have ended by now."""
-        for way in self._ways.values():
-            if way.transfers:
-                self._settle(way, self._clock.now_ps)
+        now = self._clock.now_ps
+        if self._d2h.end_ps <= now:
+            self._settle(self._d2h, now)
+        if self._h2d.end_ps <= now:
+            self._settle(self._h2d, now)
 
     def next_ps(self) -> float:
         """When the next transfer ends, in picoseconds; infinity if nothing moves."""
-        ends = [way.next_ps() for way in self._ways.values()]
-        return min((end for end in ends if end is not None), default=math.inf)
+        return min(self._d2h.end_ps, self._h2d.end_ps)
 
     def cancel(self, transfer: Transfer) -> None:
         """Take a moving transfer off the link; its bytes so far are not counted as moved."""
@@ -171,6 +185,7 @@ class Link:
         way.advance(self._clock.now_ps)
         way.transfers = [t for t in way.transfers if t[2] is not transfer]
         heapq.heapify(way.transfers)
+        way.look()
         way.urgent -= transfer.urgent
         transfer.state = "cancelled"
         transfer.finish_ps = self._clock.now_ps
@@ -202,6 +217,7 @@ class Link:
         way = self._ways[direction]
         self._settle(way, self._clock.now_ps)
         way.advance(self._clock.now_ps)
+        way.look()
         return way.busy_ps
 
     @property
@@ -213,9 +229,8 @@ class Link:
         if way.alarm is not None:
             way.alarm.cancel()
             way.alarm = None
-        end = way.next_ps()
-        if way.urgent and end is not None:
-            way.alarm = self._clock.at(end, Priority.TRANSFER, self._ring, way)
+        if way.urgent:
+            way.alarm = self._clock.at(int(way.end_ps), Priority.TRANSFER, self._ring, way)
 
     def _ring(self, way: _Direction) -> None:
         way.alarm = None
@@ -224,8 +239,8 @@ class Link:
     def _settle(self, way: _Direction, now: int) -> None:
         """End, one after the other, the transfers of a direction that are over by ``now``."""
         ended: list[Transfer] = []
-        end = way.next_ps()
-        while end is not None and end <= now:
+        while way.end_ps <= now:
+            end = int(way.end_ps)
             way.advance(end)
             while way.transfers and way.transfers[0][0] <= way.served:
                 transfer = heapq.heappop(way.transfers)[2]
@@ -234,7 +249,7 @@ class Link:
                 way.urgent -= transfer.urgent
                 way.moved_bytes += transfer.size_bytes
                 ended.append(transfer)
-            end = way.next_ps()
+            way.look()
         if ended:
             if way.urgent or way.alarm is not None:
                 self._rearm(way)

@@ -68,13 +68,20 @@ class Offloading:
         self._computed.append((call, cause))
 
     def finished(self, call: Call) -> None:
-        """A call ended and still holds its blocks; the rest happens when the next step is planned."""
+        """A call ended and still holds its blocks; the rest happens when the next step is planned.
+
+        As long as a call runs, nobody else is given the blocks that its stores read.
+        """
+        pool = self._host.pool
+        for moving in self._moving.get(call, ()):
+            for _, lo, hi in moving.parts:
+                pool.watch(call.holding, lo, hi, moving)
         cause = self._refused.pop(call, "finished" if self._stores_finished else "")
         limit = self._wanted(call, cause) if cause else 0
         job = None
         if limit > call.stored:
             job = StoreJob(call, call.stored, limit)
-            self._host.pool.watch(call.holding, job.lo, job.hi, job)
+            pool.watch(call.holding, job.lo, job.hi, job)
         self._host.tree.retain(call.holding.chain)
         self._ended.append((call, job))
 
@@ -138,10 +145,9 @@ class Offloading:
                 self._host.metrics.count("stores_skipped")
             self._refused[call] = cause
             return
-        self._refused.pop(call, None)
+        if self._refused:
+            self._refused.pop(call, None)
         call.stored = limit
-        for _, lo, hi in job.parts:
-            self._host.pool.watch(call.holding, lo, hi, job)
         self._queue(step, job)
 
     def _begin(self, job: StoreJob) -> bool:
