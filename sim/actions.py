@@ -150,11 +150,13 @@ class Actions:
             self._let_go(stall)
             return ""
         stall.parts = parts
-        if stall.pin.blocks:
+        if stall.pin.hashed >= limit:
             host.pool.truncate(stall.pin, limit)
             host.pool.hand_over(stall.pin, stall.source)
             stall.until_ps = None
-        elif action.hold or stall.call is self._placement.ending:
+        elif stall.pin.blocks or action.hold or stall.call is self._placement.ending:
+            host.pool.release(stall.pin)  # it may be of fewer blocks than are read
+            stall.until_ps = None
             self._claim(stall, stall.source, limit)
         else:
             stall.fence = StoreJob(stall.call, 0, limit, parts)

@@ -73,6 +73,15 @@ def test_keep_of_leading_blocks(play, program, turn, call, second, scripted):
     assert second(play([program("p", *turn(16)), eighteen], policy))["gpu_hit_tokens"] == 8
 
 
+def test_an_offload_holds_all_that_it_reads_also_where_less_was_kept(play, program, turn, call, row, scripted):
+    """Two of four blocks are kept; while all four are copied (16 ms), eighteen are not free."""
+    script = {("STALL", "first"): (Keep(blocks=2), Timer(0.03)), ("TIMER", ""): (Offload(call="p/first"),)}
+    flood = program("flood", call("flood", 71), at_s=0.035)
+    result = play([program("p", *turn(16)), flood], scripted(script))
+    assert moves(result)[0] == ("offload", 4, "done")
+    assert row(result.calls, "flood")["admitted_s"] == pytest.approx(0.03 + 0.016)
+
+
 def test_all_memory_pinned_and_nothing_runnable(play, program, turn, call, row, scripted):
     """Three programs keep their KV, a fourth needs room: exactly one pin is lifted, that of the latest return."""
     policy = scripted({("STALL", "first"): (Keep(),)})
