@@ -67,7 +67,8 @@ class Autellix(Policy):
         The text that was read gives neither the number of queues, nor quanta, nor the starvation ratio, nor
         the interval: these are parameters whose values are ours. Queue i holds priorities from
         ``first_quantum_s * growth**(i - 1)`` to ``first_quantum_s * growth**i`` (the first from 0), and
-        its quantum is the width of that range.
+        its quantum is the width of that range. By default the bounds go from 1 s to 1,024 s of service, so that
+        neither a first call nor a program of many calls lies beyond them.
 
     Not expressed:
         Swapping a preempted call to the CPU with the paper's copy kernel: vLLM V1 recomputes.
@@ -92,7 +93,7 @@ class Autellix(Policy):
         self,
         *,
         mode: Literal["plas", "atlas"] = "plas",
-        queues: int = 8,
+        queues: int = 12,
         first_quantum_s: float = 1.0,
         growth: float = 2.0,
         starvation: float = 10.0,

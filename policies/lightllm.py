@@ -20,7 +20,8 @@ class LightLLM(Policy):
 
         ``peak = max over k of  b_k * k + sum of a_i for i <= k``
 
-    A call starts while ``peak < capacity``; the first that does not ends the scan. Otherwise stock vLLM: first come,
+    A call starts while ``peak < capacity``; a prefix that calls share counts for each of them. The first that does
+    not fit ends the scan. Otherwise stock vLLM: first come,
     first served, the newest call is preempted.
 
     **Outputs to come.** ``estimate=limits`` (the repository): ``max_tokens - out`` where the engine is *busy*,

@@ -23,17 +23,24 @@ _SKIPPED = ("Args", "Attributes", "Raises")
 
 def pages() -> dict[str, str]:
     """File name to text, for every registered policy, ``compose``, and an index."""
-    named = [*registry.names(), registry.COMPOSE]
-    made = {f"{name}.md": page(name) for name in named}
-    rows = [f"| [{name}]({name}.md) | {_markdown(registry.describe(name).summary)} |" for name in named]
-    head = ["# Policies", "", NOTE, "", _INDEX, "", "| policy | what it does |", "| --- | --- |"]
-    return {"index.md": "\n".join([*head, *rows]) + "\n"} | made
+    made = {f"{name}.md": page(name) for name in (*registry.names(), registry.COMPOSE)}
+    lines = ["# Policies", "", NOTE, "", _INDEX]
+    rest = [name for name in registry.names() if name not in (*ENGINES, *BOUNDS, *TOOLS)]
+    for title, names in (("The engine", ENGINES), ("Published systems", rest), ("Bounds", BOUNDS), ("Tools", TOOLS)):
+        lines += ["", f"## {title}", "", "| policy | what it does |", "| --- | --- |"]
+        lines += [f"| [{name}]({name}.md) | {_markdown(registry.describe(name).summary)} |" for name in names]
+    return {"index.md": "\n".join(lines) + "\n"} | made
 
 
+ENGINES = ("vllm", "vllm-priority", "vllm-offload")
+BOUNDS = ("srpf", "critical-path", "belady", "clairvoyant")
+TOOLS = (registry.COMPOSE, "random")
 _INDEX = """\
 One page a policy: what it decides, by which formula and on whose word, its parameters, what had to be
 assumed, and what cannot be expressed here. `tokencake policies` lists them; `policy=custom` runs a class of your own
-([policy-howto.md](../policy-howto.md)); `policy=compose` takes each decision from another policy."""
+([policy-howto.md](../policy-howto.md)). Any policy that asks for durations or lengths is told the truth with
+`policy.info=oracle`. How much CPU time a decision takes is measured by `make bench`; a page explains what lies over
+200 microseconds where a hundred calls wait, a hundred run and two hundred are stalled."""
 
 
 def page(name: str) -> str:

@@ -13,13 +13,9 @@ tokencake.policies.registry.PolicyError: unknown policy 'vlm'; did you mean 'vll
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from tokencake.policies.api import Info, Policy
@@ -35,6 +31,7 @@ from tokencake.policies.infercept import InferCept
 from tokencake.policies.kvflow import KVFlow
 from tokencake.policies.lightllm import LightLLM
 from tokencake.policies.mori import Mori
+from tokencake.policies.outside import hint, load, need_policy
 from tokencake.policies.params import Param, PolicyError, Required, params_of, typed
 from tokencake.policies.random_legal import RandomLegal
 from tokencake.policies.saga import Saga
@@ -104,7 +101,7 @@ def register(name: str, policy: type[Policy]) -> None:
     """
     if name in _POLICIES or name in (CUSTOM, COMPOSE):
         raise PolicyError(f"policy {name!r} is registered already")
-    _need_policy(policy, f"policy {name!r}")
+    need_policy(policy, f"policy {name!r}")
     for param in params_of(policy):
         if param.default is Required:
             raise PolicyError(f"policy {name!r}: parameter {param.name!r} must have a default")
@@ -190,7 +187,7 @@ def _custom(given: dict[str, Any]) -> Policy:
         raise PolicyError(f"policy.{next(iter(given))}: unknown key; a custom policy takes target and params")
     if not isinstance(target, str) or not target:
         raise PolicyError(f"policy.target: must name a class as module:Class, got {target!r}")
-    return _make(_load(target, "policy.target"), dict(inner), "policy.params")
+    return _make(load(target, "policy.target"), dict(inner), "policy.params")
 
 
 def _compose(given: dict[str, Any]) -> Policy:
@@ -198,7 +195,7 @@ def _compose(given: dict[str, Any]) -> Policy:
     names = {hook: given.pop(hook) for hook in HOOKS if given.get(hook) is not None}
     for key, value in given.items():
         if value is not None:
-            raise PolicyError(f"policy.{key}: unknown key; {_hint(key, (*HOOKS, 'params'))}")
+            raise PolicyError(f"policy.{key}: unknown key; {hint(key, (*HOOKS, 'params'))}")
     made: dict[str, Policy] = {}
     for hook, name in names.items():
         where = f"policy.{hook}"
@@ -206,13 +203,13 @@ def _compose(given: dict[str, Any]) -> Policy:
             raise PolicyError(f"{where}: must name a policy, got {name!r}")
         if name not in made:
             try:
-                policy = _load(name, where) if ":" in name else _find(name)
+                policy = load(name, where) if ":" in name else _find(name)
             except PolicyError as error:
                 raise error if ":" in name else PolicyError(f"{where}: {error}") from error
             made[name] = _make(policy, dict(inner.get(name) or {}), f"policy.params.{name}")
     for name in inner:
         if name not in made:
-            raise PolicyError(f"policy.params.{name}: no part of that name; {_hint(name, made)}")
+            raise PolicyError(f"policy.params.{name}: no part of that name; {hint(name, made)}")
     try:
         return Compose({hook: made[name] for hook, name in names.items()}, names)
     except ValueError as error:
@@ -222,13 +219,8 @@ def _compose(given: dict[str, Any]) -> Policy:
 def _find(name: str) -> type[Policy]:
     policy = _POLICIES.get(name)
     if policy is None:
-        raise PolicyError(f"unknown policy {name!r}; {_hint(name, (*_POLICIES, CUSTOM, COMPOSE))}")
+        raise PolicyError(f"unknown policy {name!r}; {hint(name, (*_POLICIES, CUSTOM, COMPOSE))}")
     return policy
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def _make(policy: type[Policy], given: dict[str, Any], where: str) -> Policy:
@@ -236,7 +228,7 @@ def _make(policy: type[Policy], given: dict[str, Any], where: str) -> Policy:
     hints = get_type_hints(policy.__init__)
     for key in given:
         if key not in known:
-            raise PolicyError(f"{where}.{key}: unknown parameter; {_hint(key, known)}")
+            raise PolicyError(f"{where}.{key}: unknown parameter; {hint(key, known)}")
     for key, param in known.items():
         if key in given:
             given[key] = typed(given[key], hints.get(key, Any), f"{where}.{key}")
@@ -246,43 +238,6 @@ def _make(policy: type[Policy], given: dict[str, Any], where: str) -> Policy:
         return policy(**given)
     except ValueError as error:
         raise PolicyError(f"{where}: {error}") from error
-
-
-# -- classes from outside the repository -----------------------------------------------------------
-
-
-def _load(target: str, where: str) -> type[Policy]:
-    where = f"{where} {target!r}"
-    module_name, colon, class_name = target.partition(":")
-    if not (module_name and colon and class_name):
-        raise PolicyError(f"{where}: must be module:Class")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script does not look where it is started
-        sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise PolicyError(f"{where}: there is no module {module_name!r}") from error
-        raise PolicyError(f"{where}: cannot import {module_name}: {error}") from error
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PolicyError(f"{where}: cannot import {module_name}: {text}") from error
-    policy = getattr(module, class_name, None)
-    if policy is None:
-        found = [name for name, value in vars(module).items() if _is_policy(value) and value is not Policy]
-        raise PolicyError(f"{where}: {module_name} has no {class_name!r}; {_hint(class_name, found)}")
-    _need_policy(policy, where)
-    return policy  # type: ignore[no-any-return]
-
-
-def _is_policy(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Policy)
-
-
-def _need_policy(value: object, where: str) -> None:
-    if not _is_policy(value):
-        raise PolicyError(f"{where}: must be a subclass of tokencake.policies.api.Policy, got {value!r}")
 
 
 for _name, _policy in (
