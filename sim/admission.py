@@ -62,12 +62,14 @@ class Admission:
         self._caching = config.prefix_caching
         self._has_cpu = config.cpu_blocks > 0
         self._most = config.max_num_seqs
-        self._config = config
+        self._watermark = config.watermark_blocks
+        self._whole = config.reserve_full_isl
         self._policy = policy
         self._watcher = watcher
         self._orders = overrides(policy, "order")
         self._order_drifts = overrides(policy, "next_change")
         self._admits = overrides(policy, "admit")
+        self._places = overrides(policy, "place")
         self._ordered: Sequence[CallView] = ()
 
     def admit(self, step: Step, budget: int, cap: int) -> None:
@@ -202,7 +204,7 @@ class Admission:
             tokens = self._first_chunk(call, hit * size, budget, cap)
             chunk = -(-(hit * size + tokens) // size) - hit
         full = total - hit + match.free
-        fits = self._fits(full, chunk + match.free, found) and self._watcher.room(call, full)
+        fits = self._fits(full, chunk + match.free, found) and (not self._places or self._watcher.room(call, full))
         return Offer(call, match, found, tokens, fits), chunk, total
 
     def _fits(self, full: int, now: int, found: int) -> bool:
@@ -214,10 +216,9 @@ class Admission:
             found: Blocks to be loaded from the CPU tier.
         """
         free = self._pool.free
-        config = self._config
-        if config.watermark and self._running:
-            free -= config.watermark_blocks
-        if config.reserve_full_isl and full > free:
+        if self._watermark and self._running:
+            free -= self._watermark
+        if self._whole and full > free:
             return False
         return now <= (free - self._owed() if found else free)
 
@@ -228,10 +229,10 @@ class Admission:
         return sum(-(-c.tokens // size) - c.holding.blocks for c in calls)
 
     def _first_chunk(self, call: Call, computed: int, budget: int, cap: int) -> int:
-        tokens = call.tokens - computed
+        tokens = call.prompt + call.known - computed
         if cap and tokens > cap:
             tokens = cap
-        return min(tokens, budget)
+        return tokens if tokens < budget else budget
 
     def _start(self, step: Step, offer: Offer) -> None:
         """Give a waiting call its prefix hit, and let it run or load."""

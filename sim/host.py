@@ -144,7 +144,8 @@ class Host:
 
     def program_finished(self, run: ProgramRun) -> None:
         self.metrics.program(run)
-        self.placement.program_ended(run)
+        if self.placement.stalls:
+            self.placement.program_ended(run)
         for call in run.calls.values():
             if call.view is not None:
                 self.live.pop(call.id, None)
@@ -338,13 +339,14 @@ class Host:
     # -- what the scheduler reports (Watcher protocol) ----------------------------------------------------
 
     def admitted(self, call: Call) -> None:
-        now = self.now_ps
         if call.admitted_ps < 0:
-            call.admitted_ps = now
+            call.admitted_ps = self.clock.now_ps
         self.eventful = True
-        self.placement.admitted(call)
+        self.metrics.admitted(call)
+        if self.placement.stalls:
+            self.placement.admitted(call)
         if self._observes:
-            self._tell_call(EventKind.CALL_ADMITTED, now, call)
+            self._tell_call(EventKind.CALL_ADMITTED, self.now_ps, call)
 
     def preempted(self, call: Call) -> None:
         self.eventful = True

@@ -21,6 +21,9 @@ class KvTimeline:
         host: Whose pools are looked at.
         used: Blocks in use, integrated over time.
         pinned: Those of them that are held although no call runs on them.
+
+    Attributes:
+        next_ps: When the next sample is due.
     """
 
     def __init__(self, host: Host, used: Integral, pinned: Integral):
@@ -28,17 +31,15 @@ class KvTimeline:
         self._used = used
         self._pinned = pinned
         self._rows: list[tuple[int, int, int, int, int, int]] = []
-        self._every_ps = self._next_ps = 0
+        self._every_ps = self.next_ps = 0
 
     def sample(self, now_ps: int) -> None:
-        """Note the integrals, unless the last sample is recent; times must not fall."""
-        if now_ps < self._next_ps:
-            return
+        """Note the integrals; times must not fall."""
         rows = self._rows
         if rows and rows[-1][0] == now_ps:
             rows.pop()
         rows.append(self._row(now_ps))
-        self._next_ps = now_ps + self._every_ps
+        self.next_ps = now_ps + self._every_ps
         if len(rows) == _SAMPLES:  # keep every other sample from now on
             self._rows = rows[::2]
             span = self._rows[-1][0] - self._rows[0][0]

@@ -84,7 +84,8 @@ class Metrics:
             self._last_running, self._last_waiting = running, waiting
             self._running.set(running, now_ps)
             self._waiting.set(waiting + len(scheduler.loading), now_ps)
-            self._kv.sample(now_ps)
+            if now_ps >= self._kv.next_ps:
+                self._kv.sample(now_ps)
 
     def call(self, call: Call, now_ps: int) -> None:
         """A call finished."""
@@ -119,8 +120,9 @@ class Metrics:
 
     def program(self, run: ProgramRun) -> None:
         """A program ended."""
-        now = self._host.now_ps
-        self._end_ps = max(self._end_ps, now)
+        now = self._host.clock.now_ps
+        if now > self._end_ps:
+            self._end_ps = now
         program = run.program
         tools = run.tools, run.tool_ps
         self.programs.add(program.program, program.app, run.arrival_ps, now, run.refused, *tools, run.rows)

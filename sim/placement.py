@@ -89,7 +89,8 @@ class Placement:
         if host.config.engine.cpu_blocks:
             host.offloading.finished(call)
         if not self._places:
-            self._release_call(call)
+            host.pool.release(call.holding)
+            host.tree.release(call.holding.chain)
             return
         awaited = {node.id: None for node in call.program.following_calls(call.node.id)}
         stall = Stall(host, call, now_ps, awaited)
@@ -102,10 +103,6 @@ class Placement:
         if not awaited and stall.idle:
             self.end_stall(stall)
 
-    def _release_call(self, call: Call) -> None:
-        self._host.pool.release(call.holding)
-        self._host.tree.release(call.holding.chain)
-
     def returned(self, run: ProgramRun, node: ToolNode) -> None:
         """A tool ended: RETURN for every stalled call that it followed."""
         name = run.program.program
@@ -116,10 +113,6 @@ class Placement:
 
     def admitted(self, call: Call) -> None:
         """A call starts: the calls it follows need to wait for it no longer."""
-        host = self._host
-        host.metrics.admitted(call)
-        if not self.stalls:
-            return
         run = call.program
         name = run.program.program
         for finished in run.finished:
@@ -131,8 +124,6 @@ class Placement:
 
     def program_ended(self, run: ProgramRun) -> None:
         """Nothing of a program returns any more."""
-        if not self.stalls:
-            return
         name = run.program.program
         for node in run.finished:
             stall = self.stalls.get(f"{name}/{node}")
