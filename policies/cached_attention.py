@@ -26,7 +26,8 @@ class CachedAttention(Policy):
 
     Not expressed:
         Loading and saving layer by layer, overlapped with computation; a disk below the host memory, and the
-        prefetch from it; the time to live of an hour; truncated positions.
+        prefetch from it; the time to live of an hour; truncated positions. A head that sessions share has the
+        place of the one that stored it first.
     """
 
     info = Info.NONE

@@ -19,7 +19,7 @@ from tokencake.policies.api import (
 )
 from tokencake.policies.arrivals import Age, Arrivals
 from tokencake.policies.durations import EVERY_TOOL, ToolHistory, foreseen
-from tokencake.policies.returns import Pins
+from tokencake.policies.returns import Pins, tools_ended
 
 SLACK_S = 1e-9
 """A pin outlives its time to live by this much, so that a tool that takes exactly as long finds it."""
@@ -28,7 +28,7 @@ SLACK_S = 1e-9
 class Continuum(Policy):
     """Continuum: keeps a stalled call's KV for a time to live that weighs reload and queueing against memory.
 
-    **At a call's end** that starts tool ``f`` (arXiv 2511.02230 v6), its KV is kept for
+    **At a call's end** that starts tool ``f`` (arXiv 2511.02230 v6, from notes), its KV is kept for
 
         ``tau* = argmax over tau in {0} and history[f] of  P_f(T_int <= tau) * (T * eta + Reload) - tau``
 
@@ -48,9 +48,9 @@ class Continuum(Policy):
     Assumed:
         How ``T`` is measured ("average wait per unit context"): summed waits over summed shares. The
         holding cost is memory share times time and the formula above has been divided by the share.
-        With several tools after one call, the longest time to live. Without tools between two calls
-        nothing is kept. ``eta`` until a program has ended, and the mean of the exponential until a
-        tool has ended, are parameters. Durations older than the last ``window`` are forgotten.
+        With several tools after one call, the longest time to live, until the last of them has ended.
+        Without tools between two calls nothing is kept. ``eta`` until a program has ended, and the mean of
+        the exponential until a tool has ended, are parameters. Durations older than the last ``window`` are forgotten.
 
     Not expressed:
         Shell calls keyed by their first word: a trace names its tools.
@@ -113,7 +113,7 @@ class Continuum(Policy):
         if trigger is Trigger.QUEUED:
             blocks = -(-subject.call.prompt_tokens // view.block_size)
             self._queued[subject.call.id] = (subject.call.arrival_s, blocks / view.gpu.capacity)
-        elif trigger is Trigger.RETURN and subject.call.id in self._pins:
+        elif trigger is Trigger.RETURN and subject.call.id in self._pins and tools_ended(subject):
             return (Keep(),)
         elif trigger is Trigger.STALL and subject.next_calls:
             live = self.time_to_live(view, subject)

@@ -22,7 +22,7 @@ from tokencake.policies.api import (
     View,
 )
 from tokencake.policies.arrivals import Arrivals
-from tokencake.policies.returns import Pins
+from tokencake.policies.returns import Pins, tools_ended
 
 
 @dataclass(slots=True)
@@ -49,8 +49,8 @@ class Intercepted:
 class InferCept(Policy):
     """InferCept: min-waste handling of intercepted calls, in every iteration.
 
-    **Waste** of an intercepted call with ``C`` tokens, in token-seconds (InferCept, ICML'24, section 4;
-    bytes a token cancel):
+    **Waste** of an intercepted call with ``C`` tokens, in token-seconds (InferCept, ICML'24, from notes and
+    the authors' code; bytes a token cancel):
 
         ``Preserve = T_int * C``
         ``ChunkDiscard = T_fwd(C) * C / 2 + n * T_fwd(C / n) * C_other``
@@ -137,7 +137,7 @@ class InferCept(Policy):
         if trigger is Trigger.STALL and subject is not None and subject.next_tools and subject.next_calls:
             self._intercept(view, subject)
             return (Keep(),)
-        if trigger is Trigger.RETURN and subject is not None:
+        if trigger is Trigger.RETURN and subject is not None and tools_ended(subject):
             self._kept.pop(subject.call.id, None)  # it stays where it is until it is served
         elif trigger is Trigger.STEP and self._kept:
             return self._decide(view)

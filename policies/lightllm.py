@@ -31,10 +31,10 @@ class LightLLM(Policy):
     than ``out``; a part ``reserve`` of the capacity stays free.
 
     Assumed:
-        Past-Future's window, the conditional draw and the reserve are from memory. Each call keeps one
-        draw, from ``seed`` and its name, so that its estimate moves with its outputs only; before any call
-        has ended, limits. A call without a declared ``max_tokens`` is taken to have ``undeclared_tokens``.
-        Where nothing runs, the first call starts in any case.
+        Past-Future's window, the conditional draw and the reserve were not checked against the paper. Each
+        call keeps one draw, from ``seed`` and its name, so that its estimate moves with its outputs only;
+        before any call has ended, limits. A call without a declared ``max_tokens`` is taken to have
+        ``undeclared_tokens``. Where nothing runs, the first call starts in any case.
 
     Not expressed:
         The pause of up to six decode steps between two attempts, and prefill batches apart from decodes:

@@ -56,7 +56,8 @@ class Mori(Policy):
         program is on the GPU, the first to be promoted is, whatever its size.
 
     Not expressed:
-        Placement on several replicas.
+        Placement on several replicas. In the CPU tier a head that chains share has the type of the program that
+        stored it first, and may go before them.
 
     Args:
         interval_s: Seconds between two looks.

@@ -108,6 +108,15 @@ class Pins(Returns):
         return actions
 
 
+def tools_ended(chain: ChainView) -> bool:
+    """Whether all tools that directly follow a call have ended."""
+    tools = chain.next_tools
+    if len(tools) < 2:  # asked when a tool of the chain has ended
+        return True
+    finished = chain.call.program.finished
+    return all(tool.node in finished for tool in tools)
+
+
 def _discard(index: dict[str, dict[str, None]], key: str, call: str) -> None:
     calls = index.get(key)
     if calls is not None:

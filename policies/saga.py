@@ -19,7 +19,7 @@ from tokencake.policies.api import (
 )
 from tokencake.policies.arrivals import Age, Arrivals
 from tokencake.policies.durations import LogNormals, foreseen
-from tokencake.policies.returns import Pins, Returns
+from tokencake.policies.returns import Pins, Returns, tools_ended
 from tokencake.policies.service import Service
 
 P95 = 1.6449
@@ -155,7 +155,7 @@ class Saga(Policy):
                 self._pins.add(subject)
                 return (Keep(view.now + self._time_to_live(view, subject) + SLACK_S),)
         elif trigger is Trigger.RETURN and call.id in self._pins:
-            return (Keep(),)
+            return (Keep(),) if tools_ended(subject) else ()
         elif trigger is Trigger.RETURN and view.cpu.capacity and subject.cpu_blocks > subject.gpu_blocks:
             return (Prefetch(),)
         return ()

@@ -91,3 +91,27 @@ def test_pressure_drops_the_latest_program(play, program, turn, call, row):
     result = play([early, late, needy], patient, latency=LinearCoefficients(10**6, per_prefill_token_us=10**8))
     assert row(result.calls, "early/second")["gpu_hit_tokens"] == 16
     assert row(result.calls, "late/second")["gpu_hit_tokens"] == 0
+
+
+def test_a_return_of_one_of_several_tools_does_not_end_the_time(play, program, call):
+    """Two tools follow; one ends at once, the other never within the time: the pin expires as it would have."""
+    from tokencake.traces.schema import ToolNode
+
+    def forked(slow_s):
+        return program(
+            "p",
+            call("a", 16, 2),
+            ToolNode("fast", ("a",), "fast", 0.001),
+            ToolNode("slow", ("a",), "slow", slow_s),
+            call("b", 4, 1, after=("fast",)),
+            call("c", 4, 1, after=("slow",)),
+        )
+
+    class Fixed(Continuum):
+        def time_to_live(self, view, chain):
+            return 0.05 if chain.next_tools else 0.0
+
+    late = play([forked(1.0)], Fixed(), latency=LinearCoefficients(1000))
+    assert late.summary["events"]["pin_expired"] == 1
+    soon = play([forked(0.02)], Fixed(), latency=LinearCoefficients(1000))
+    assert "pin_expired" not in soon.summary["events"]
