@@ -1,14 +1,16 @@
 """How far the simulator is off a live engine on this machine: calibrate, measure, predict, compare.
 
 ``python -m tokencake.experiments.live_accuracy OUT`` makes the tables of ``docs/validation.md``. The traces
-are those of the demo generator, the calibration runs an invented load that has nothing to do with them. Policies
-take turns, repeat after repeat, so that what else the machine does meets all of them.
+are those of the demo generator; the calibration runs an invented load that has nothing to do with them, right
+before each setting. Policies take turns, repeat after repeat, so that what else the machine does meets all of
+them. Two idle cores need about half an hour.
 
 Everything is done with `tokencake` commands, and printed as such, so that any part can be run alone.
 """
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokencake.experiments.arguments import Parser
@@ -16,19 +18,37 @@ from tokencake.experiments.cli import main
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.results import find_runs
 
-POLICIES = ("vllm", "vllm-priority", "vllm-offload", "autellix", "continuum", "infercept", "kvflow")
 
-TRACES = {
-    "bursts": ("trace.qps=1.5", "trace.programs_count=24"),
-    "crowd": (
-        "trace.qps=3",
-        "trace.programs_count=40",
-        "trace.task_tokens=500",
-        "trace.system_tokens=300",
-        "trace.tool_scale=0.5",
+@dataclass(frozen=True)
+class Setting:
+    """What is run.
+
+    Attributes:
+        policies: the policies compared.
+        words: configuration of trace and engine.
+    """
+
+    policies: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+SETTINGS = {
+    "bursts": Setting(
+        ("vllm", "vllm-priority", "autellix", "continuum", "srpf", "thunderagent"),
+        ("engine.cpu_gib=0", "trace.qps=1.5", "trace.programs_count=24"),
+    ),
+    "crowd": Setting(
+        ("vllm", "vllm-priority", "vllm-offload", "autellix", "continuum", "infercept", "kvflow"),
+        (
+            "trace.qps=3",
+            "trace.programs_count=28",
+            "trace.task_tokens=500",
+            "trace.system_tokens=300",
+            "trace.tool_scale=0.5",
+        ),
     ),
 }
-"""Settings of the demo generator: few programs with long tools, and many with short ones."""
+"""Without a CPU tier, programs with long tools; with one, more programs with short tools."""
 
 
 def run(words: Sequence[str] | None = None) -> None:
@@ -37,35 +57,35 @@ def run(words: Sequence[str] | None = None) -> None:
     Raises:
         UsageError: a command failed; it has said why.
     """
-    parser = Parser(prog="python -m tokencake.experiments.live_accuracy", description=__doc__)
-    parser.add_argument("out", type=Path, help="directory for profile, runs and tables")
+    parser = Parser(prog="python -m tokencake.experiments.live_accuracy", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path, help="directory for profiles, runs and tables")
     parser.add_argument("--model", default="s", help="model of the live engine; default: s")
-    parser.add_argument("--seconds", type=int, default=120, help="time for calibration; default: 120")
+    parser.add_argument("--seconds", type=int, default=90, help="time for each calibration; default: 90")
     parser.add_argument("--repeats", type=int, default=3, help="live runs of each policy; default: 3")
-    parser.add_argument("--policies", default=",".join(POLICIES), help=f"default: {','.join(POLICIES)}")
+    parser.add_argument("--setting", action="append", choices=SETTINGS, help="may be repeated; default: all")
     chosen = parser.parse_args(words)
-    out: Path = chosen.out
-    profile = out / "profile.yaml"
+    for name in chosen.setting or SETTINGS:
+        _measure(chosen.out / name, SETTINGS[name], chosen.model, chosen.seconds, chosen.repeats)
+
+
+def _measure(out: Path, setting: Setting, model: str, seconds: int, repeats: int) -> None:
+    profile, live, predicted, replayed = (out / name for name in ("profile.yaml", "live", "sim", "replayed"))
     if not profile.exists():
-        _command("calibrate", str(profile), f"--model={chosen.model}", f"--seconds={chosen.seconds}")
-    common = ["+experiment=tiny", "trace=demo", f"hardware.profile={profile}", f"policy={chosen.policies}"]
-    for name, trace in TRACES.items():
-        live, predicted = out / name / "live", out / name / "sim"
-        if not live.exists():
-            repeats = ",".join(map(str, range(chosen.repeats)))
-            repeat = f"live.repeat={repeats}"
-            _command("run", "-m", "host=live", f"live.model={chosen.model}", repeat, *common, *trace, f"out={live}")
-        if not predicted.exists():
-            _command("run", "-m", "host=sim", *common, *trace, f"out={predicted}")
-        replayed = out / name / "replayed"
-        for measured in find_runs([live]):
-            again = replayed / measured.path.name
-            if not again.exists():
-                policy, repeat = measured.summary["policy"], measured.config["live"]["repeat"]
-                recorded = (f"policy={policy}", f"live.repeat={repeat}", f"hardware.recorded={measured.path}")
-                _command("run", "host=sim", *common[:-1], *trace, *recorded, f"out={again}")
-        _command("compare", str(live), str(predicted), f"--out={out / name / 'predicted'}")
-        _command("compare", str(live), str(replayed), f"--out={out / name / 'recorded'}")
+        _command("calibrate", str(profile), f"--model={model}", f"--seconds={seconds}")
+    common = ["+experiment=tiny", "trace=demo", f"hardware.profile={profile}", *setting.words]
+    policies = f"policy={','.join(setting.policies)}"
+    if not live.exists():
+        turns = f"live.repeat={','.join(map(str, range(repeats)))}"
+        _command("run", "-m", "host=live", f"live.model={model}", turns, policies, *common, f"out={live}")
+    if not predicted.exists():
+        _command("run", "-m", "host=sim", policies, *common, f"out={predicted}")
+    for measured in find_runs([live]):
+        again = replayed / measured.path.name
+        if not again.exists():
+            own = (f"policy={measured.summary['policy']}", f"live.repeat={measured.config['live']['repeat']}")
+            _command("run", "host=sim", *own, *common, f"hardware.recorded={measured.path}", f"out={again}")
+    _command("compare", str(live), str(predicted), f"--out={out / 'predicted'}")
+    _command("compare", str(live), str(replayed), f"--out={out / 'recorded'}")
 
 
 def _command(*words: str) -> None:
