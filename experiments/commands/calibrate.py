@@ -1,5 +1,6 @@
 """`tokencake calibrate`: what steps and copies cost on this machine, as a hardware profile."""
 
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -82,6 +83,9 @@ def _check(chosen: Any, raw: Path) -> None:
     for path in (chosen.out, raw):
         if path.exists() and not chosen.overwrite:
             raise UsageError(f"{path}: exists; choose another, or replace it with --overwrite")
+    parent = next(folder for folder in chosen.out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"{chosen.out}: {parent} is not a writable directory")
     if not chosen.seconds >= _LEAST_S:
         raise UsageError(f"--seconds: must be >= {_LEAST_S:g}, got {chosen.seconds:g}")
     for name in ("gpu_blocks", "block_size", "budget", "max_num_seqs"):

@@ -107,6 +107,7 @@ def test_the_command_writes_a_profile_that_the_simulator_reads(tmp_path, capsys)
     [
         (["mine.yml", "--seconds", "1"], "--seconds: must be >= 5"),
         (["mine.json"], "must end in .yaml"),
+        (["/dev/null/mine.yaml"], "/dev/null is not a writable directory"),
         (["mine.yaml", "--model", "huge"], "neither one of"),
         (["mine.yaml", "--gpu-blocks", "0"], "--gpu-blocks: must be > 0"),
         (["mine.yaml", "--max-model-len", "99999"], "--max-model-len: must be from 64 to"),
