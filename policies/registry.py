@@ -8,7 +8,7 @@ False
 >>> create("vlm")
 Traceback (most recent call last):
     ...
-tokencake.policies.registry.PolicyError: unknown policy 'vlm'; did you mean 'vllm'?
+tokencake.policies.params.PolicyError: unknown policy 'vlm'; did you mean 'vllm'?
 """
 
 from __future__ import annotations

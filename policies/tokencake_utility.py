@@ -84,7 +84,7 @@ def utility(c: Candidate, p: Pressure) -> float:
 
     >>> search = Candidate(300, 300, 4.0, 0.16, 3.0, False, 0.0, True)
     >>> round(utility(search, Pressure(0.9, 300, 9, 2700, 2000, 0, 128, 30000)), 3)
-    10.177
+    11.177
     """
     return (
         min(6.0, c.margin_s / max(0.25, c.transfer_s))
