@@ -29,7 +29,7 @@ def run(words: Sequence[str]) -> None:
     if name is None:
         table = Table("policy", "what it does", box=None, pad_edge=False)
         for known in registry.names():
-            table.add_row(known, registry.describe(known).summary)
+            table.add_row(known, _plain(registry.describe(known).summary))
         table.add_row("custom", "your own class: policy=custom policy.target=module:Class policy.params.x=1")
         table.add_row(
             "compose", "decision points of several: policy=compose policy.order=autellix policy.place=continuum"
@@ -40,9 +40,18 @@ def run(words: Sequence[str]) -> None:
     if name not in known_names:
         raise UsageError(f"unknown policy {name!r}; {did_you_mean(name, known_names)}")
     info = registry.describe(name)
-    print(f"{info.name}: {info.summary}")
+    print(f"{info.name}: {_plain(info.summary)}")
     for param in info.params:
-        print(f"  policy.{param.name}={param.default}  ({param.type}) {param.doc}")
+        print(f"  policy.{param.name}={_value(param.default)}  ({param.type}) {_plain(param.doc)}")
+
+
+def _value(default: object) -> str:
+    """A default as it is written on the command line."""
+    return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _plain(text: str) -> str:
+    return text.replace("``", "")
 
 
 def _write_pages(folder: Path) -> None:

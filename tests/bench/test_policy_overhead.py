@@ -31,18 +31,28 @@ KEEPING = ("infercept",)
 """Policies that have nothing to decide once all is in the CPU tier: they are measured without one."""
 
 
-def crowd() -> list[Program]:
-    """230 programs with long tools, 110 with long answers, 105 with prompts too long to start beside them."""
+RECKONING = ("lightllm", "sglang-lpm")
+"""Policies that look at what a call may become: for them those that wait have short prompts and declare much."""
 
-    def make(name: str, at_s: float, prompt: int, output: int, tool_s: float) -> Program:
-        first = LLMNode("a", (), "a", f"type{len(name) % 3}", (Piece(name, prompt),), output, max_tokens=output)
+
+def crowd(*, declaring: bool) -> list[Program]:
+    """230 programs with long tools, 110 with long answers, others with prompts too long to start beside them.
+
+    Args:
+        declaring: The last have short prompts, and declare more output than there is memory.
+    """
+
+    def make(name: str, at_s: float, prompt: int, output: int, tool_s: float, limit: int = 0) -> Program:
+        limit = limit or output
+        first = LLMNode("a", (), "a", f"type{len(name) % 3}", (Piece(name, prompt),), output, max_tokens=limit)
         again = (PromptOf("a"), OutputOf("a"), Piece(f"{name}/b", 16))
         last = LLMNode("b", ("t",), "a", "a", again, 8, max_tokens=8)
         return Program(name, "crowd", at_s, (first, ToolNode("t", ("a",), f"tool{output % 5}", tool_s, tool_s), last))
 
     stalled = [make(f"s{i}", 0.001 * i, 64, 4 + i % 7, 2000.0 + i) for i in range(230)]
     running = [make(f"r{i}", 2.0 + 0.001 * i, 64, 500 + 3 * i, 1000.0) for i in range(110)]
-    return stalled + running + [make(f"w{i}", 4.0 + 0.01 * i, 90_000, 4, 10.0) for i in range(105)]
+    prompt, limit, count = (64, 200_000, 135) if declaring else (90_000, 4, 105)
+    return stalled + running + [make(f"w{i}", 4.0 + 0.005 * i, prompt, 400, 10.0, limit) for i in range(count)]
 
 
 class Timed(Policy):
@@ -80,7 +90,7 @@ def test_decision(benchmark: Any, name: str) -> None:
     engine = EngineConfig(gpu_blocks=6500, cpu_blocks=cpu_blocks, max_model_len=131_072)
     latency = LinearLatency(LinearCoefficients(5000, per_prefill_token_us=20, per_decode_us=50))
     config = SimConfig(engine, latency, kv_bytes_per_token=100_000)
-    trace = crowd()
+    trace = crowd(declaring=name in RECKONING)
     timed: list[Timed] = []
 
     def run() -> Any:

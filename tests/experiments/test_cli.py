@@ -124,6 +124,11 @@ def test_overwrite_replaces_the_run(tmp_path, capsys):
         (["policy=vllm-offload", "policy.prompt_onyl=true"], "did you mean 'policy.prompt_only'?"),
         (["policy=vllm-offload", "policy.prompt_only=maybe"], "prompt_only"),
         (["policy=custom"], "target"),
+        (["policy=compose"], "names no part"),
+        (["policy=compose", "policy.order=thunderagent"], "does not decide there; it decides place"),
+        (["policy=compose", "policy.place=autellix"], "needs order=autellix"),
+        (["policy=continuum", "policy.info=all"], "policy.info: must be one of class_mean"),
+        (["policy=vllm", "policy.info=oracle"], "policy.info: unknown key"),
         (["policy=custom", "policy.target=no_such_module:X"], "no_such_module"),
         (["trace=code_writr"], "did you mean 'code_writer'?"),
         (["trace=code_writer", "trace.qpps=1"], "did you mean 'trace.qps'?"),
@@ -298,6 +303,37 @@ def test_trace_commands_work_together(tmp_path, capsys):
     assert main(["run", "+experiment=request_list", "trace.path=list.csv", "out=a"]) == 0
     assert main(["run", "+experiment=request_list", "trace.path=out.jsonl", "out=b"]) == 0
     assert files(tmp_path / "a")["calls.parquet"] == files(tmp_path / "b")["calls.parquet"]
+
+
+def test_every_policy_is_described_as_it_is_set(capsys):
+    from tokencake.policies import registry
+
+    for name in (*registry.names(), "compose"):
+        assert main(["policies", name]) == 0
+    out = capsys.readouterr().out
+    assert "policy.first_quantum_s=1.0  (float)" in out
+    assert "policy.decay=true  (bool)" in out
+    assert "policy.info=null" in out
+    assert "``" not in out
+
+
+def test_pages_are_written(tmp_path, capsys):
+    assert main(["policies", "--pages", str(tmp_path / "pages")]) == 0
+    assert (tmp_path / "pages" / "continuum.md").read_text().startswith("# continuum")
+    (tmp_path / "file").write_text("")
+    assert main(["policies", "--pages", str(tmp_path / "file")]) == 2
+    assert "--pages" in capsys.readouterr().err
+
+
+def test_a_composition_runs_and_says_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = ["policy=compose", "policy.order=autellix", "policy.place=continuum", "policy.store=vllm-offload"]
+    params = ["policy.params.autellix.mode=atlas", "policy.params.vllm-offload.prompt_only=false"]
+    assert main([*TINY, *parts, *params, "out=a"]) == 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["policy"] == "compose"
+    assert summary["policy_params"]["order"] == "autellix"
+    assert summary["policy_params"]["params"] == {"autellix": {"mode": "atlas"}, "vllm-offload": {"prompt_only": False}}
 
 
 def test_policies_and_hardware_are_listed(capsys):
