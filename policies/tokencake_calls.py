@@ -21,11 +21,10 @@ class Tracked:
     __slots__ = (
         "admitted_s",
         "arrival_s",
-        "busy_hits",
         "call",
-        "chain",
         "demand",
         "effective",
+        "final",
         "gate",
         "group",
         "line",
@@ -50,7 +49,7 @@ class Tracked:
         self.gate: tuple[int, int] | None = None
         self.payment: Payment = ()
         self.need: Need | None = None
-        self.demand = 0
+        self.demand = self.final = 0
 
 
 class Calls:
@@ -116,6 +115,8 @@ class Calls:
         the smallest output still to come, so that one can finish. ``reclaim``: known input, and the output
         only of calls that were preempted before.
         """
+        if self._commit == "all":
+            return view.gpu.free - sum(max(0, t.final - t.call.gpu_blocks) for t in self.admitted.values())
         size = view.block_size
         committed = 0
         smallest: int | None = None
@@ -123,7 +124,7 @@ class Calls:
             held = t.call.gpu_blocks
             known = -(-(t.call.prompt_tokens + t.call.output_tokens) // size)
             final = max(known, -(-self.final_tokens(view, t) // size))
-            if self._commit == "all" or (self._commit == "reclaim" and t.call.preemptions):
+            if self._commit == "reclaim" and t.call.preemptions:
                 committed += max(0, final - held)
                 continue
             committed += max(0, known - held)
@@ -142,13 +143,14 @@ class Calls:
         return t.call.prompt_tokens + max(t.call.output_tokens, round(limit or 0))
 
     def demand(self, view: View, t: Tracked, need: Need) -> int:
-        """Blocks that admitting a waiting call commits, its unheld hits included."""
+        """Blocks that admitting a waiting call commits, its unheld hits included; notes its ``final`` blocks."""
         whole = need.full + need.free_hits
         if self._commit != "all" and not (self._commit == "reclaim" and t.call.preemptions):
             return whole
         size = view.block_size
         known = -(-(t.call.prompt_tokens + t.call.output_tokens) // size)
-        return whole + max(0, -(-self.final_tokens(view, t) // size) - known)
+        t.final = max(known, -(-self.final_tokens(view, t) // size))
+        return whole + t.final - known
 
     # -- victims ------------------------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ class Preservation:
         self._of_tool: dict[tuple[str, str], Lifecycle] = {}
         self._history: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._stores: deque[int] = deque(maxlen=MOST_RECENT)
+        self._scores: dict[str, float] = {}
+        self._demands: dict[str, int] = {}
 
     # -- life cycles ---------------------------------------------------------------------------
 
@@ -141,27 +143,28 @@ class Preservation:
 
     def evaluate(self, view: View) -> Sequence[Action]:
         """Copies to start now."""
-        open_lives = [life for life in self._lives.values() if self._is_open(life, view.now)]
+        now = view.now
+        open_lives = [
+            life for life in self._lives.values() if not life.settled and life.running and now < life.expires_s
+        ]
         if not open_lives:
             self.fit_demand = 0
             return ()
         pressure = self.pressure(view)
         self.fit_demand = pressure.fit_demand
         signature = pressure.signature
+        self._scores.clear()
         actions: list[Action] = []
         for life in open_lives:
             if view.step < life.retry_step and signature == life.signature:
                 continue
-            blocks = self._select(view, life, pressure)
+            blocks = self._select(view, life, pressure) if pressure.fit_demand else 0
             if blocks:
                 life.settled = True
                 actions.append(Offload(blocks, life.chain.call.id, hold=False))
             else:
                 life.retry_step, life.signature = view.step + self.rule.backoff_steps, signature
         return actions
-
-    def _is_open(self, life: Lifecycle, now: float) -> bool:
-        return bool(life.running) and not life.settled and life.expected_s is not None and now < life.expires_s
 
     def _select(self, view: View, life: Lifecycle, pressure: Pressure) -> int:
         """Leading blocks of a chain to copy; 0: leave it."""
@@ -199,8 +202,10 @@ class Preservation:
     def _importance(self, view: View, life: Lifecycle) -> float:
         importance = life.meta.importance
         if self._scheduled:
-            score = self._scheduling.type_score(view, life.chain.call.agent_type)
-            importance = max(importance, min(10.0, score / 2))
+            name = life.chain.call.agent_type
+            if name not in self._scores:
+                self._scores[name] = self._scheduling.type_score(view, name)
+            importance = max(importance, min(10.0, self._scores[name] / 2))
         return min(10.0, importance)
 
     def _churn(self, step: int) -> float:
@@ -217,14 +222,14 @@ class Preservation:
 
     def pressure(self, view: View) -> Pressure:
         """Memory, and who waits for it."""
-        size, free, ledger = view.block_size, view.gpu.free, self._scheduling.ledger
+        free, ledger = view.gpu.free, self._scheduling.ledger
         uncommitted = self._scheduling.calls.uncommitted(view) if self._scheduled else free
         demand = critical = 0
         waiting = [*view.waiting, *view.loading]
         for call in waiting:
-            blocks = -(-(_tokens(call) - call.computed_tokens) // size)
+            blocks = self._demand(call, view.block_size)
             demand += blocks
-            critical += blocks * (call.agent_type in ledger.plan.reserved)
+            critical += blocks if call.agent_type in ledger.plan.reserved else 0
         return Pressure(
             usage=1 - free / view.gpu.capacity,
             free=free,
@@ -235,6 +240,17 @@ class Preservation:
             fit_demand=self._fit_demand(view, free, uncommitted),
             cpu_free=view.cpu.free,
         )
+
+    def _demand(self, call: CallView, size: int) -> int:
+        """Blocks that a call lacks until all its known tokens are computed."""
+        known = self._demands.get(call.id)
+        if known is None:
+            known = self._demands[call.id] = -(-(_tokens(call) - call.computed_tokens) // size)
+        return known
+
+    def changed(self, call: str) -> None:
+        """A call was admitted or preempted, or ended."""
+        self._demands.pop(call, None)
 
     def _fit_demand(self, view: View, free: int, uncommitted: int) -> int:
         """Blocks of the waiting calls that could be admitted right now, up to the window.

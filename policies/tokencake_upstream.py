@@ -244,6 +244,8 @@ class TokencakeUpstream(Policy):
 
     def _follow(self, event: Event, view: View) -> None:
         kind, keep = event.kind, self.preservation
+        if event.call:
+            keep.changed(event.call)
         if kind is EventKind.TOOL_STARTED:
             keep.tool_started(event.program, event.node, event.tool, event.estimate_s, event.at)
         elif kind is EventKind.TOOL_FINISHED:
