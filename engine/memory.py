@@ -231,6 +231,10 @@ class EnginePool(SimulatedPool):
             hashed += 1
         holding.hashed, holding.private = hashed, len(blocks) - hashed
 
+    def own(self, holding: Holding) -> int:
+        """See :meth:`tokencake.sim.kv.RunPool.own`."""
+        return sum(self._pool.blocks[number].ref_cnt == 1 for number in self._numbers(holding.spans))
+
     def forget(self, chain: Chain, start: int) -> int:
         """See :meth:`tokencake.sim.kv.RunPool.forget`."""
         if not isinstance(chain, HashedChain):

@@ -38,6 +38,7 @@ from tokencake.policies.saga import Saga
 from tokencake.policies.sglang_lpm import SGLangLPM
 from tokencake.policies.srpf import ShortestRemaining
 from tokencake.policies.thunderagent import ThunderAgent
+from tokencake.policies.tokencake import Tokencake
 from tokencake.policies.tokencake_upstream import TokencakeUpstream
 from tokencake.policies.vllm import Vllm
 from tokencake.policies.vllm_offload import VllmOffload
@@ -259,6 +260,7 @@ for _name, _policy in (
     ("critical-path", CriticalPath),
     ("belady", Belady),
     ("clairvoyant", Clairvoyant),
+    ("tokencake", Tokencake),
     ("tokencake-upstream", TokencakeUpstream),
     ("random", RandomLegal),
 ):

@@ -8,13 +8,14 @@ repository (``offload_policy.py``, ``offloading.py``, ``lifecycle.py``).
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tokencake.policies.api import Action, CallView, ChainView, Offload, View
+from tokencake.policies.api import Action, CallView, ChainView, Event, Info, Offload, View
 from tokencake.policies.tokencake_admission import Scheduling
 from tokencake.policies.tokencake_metadata import Metadata
+from tokencake.policies.tokencake_prediction import Prediction, kind_of
 from tokencake.policies.tokencake_utility import (
     Candidate,
     PreservationRule,
@@ -26,7 +27,6 @@ from tokencake.policies.tokencake_utility import (
 
 ATTACH_S = 60.0
 """A tool must start this soon after its call ended."""
-MOST_HISTORIES = 4096
 RECENT_STEPS = 4
 """Steps in which a copy counts as recent."""
 MOST_RECENT = 96
@@ -60,6 +60,7 @@ class Preservation:
     """State of preservation; :class:`~tokencake.policies.tokencake_upstream.TokencakeUpstream` asks it.
 
     Attributes:
+        prediction: Expected durations of tools.
         fit_demand: Of the last evaluation; while it is 0 nothing is copied.
     """
 
@@ -71,7 +72,7 @@ class Preservation:
         self._cost: TransferCost | None = None
         self._lives: dict[str, Lifecycle] = {}
         self._of_tool: dict[tuple[str, str], Lifecycle] = {}
-        self._history: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self.prediction = Prediction(alpha=0.5, ewma=rule.ewma_alpha, default_s=rule.default_stall_s)
         self._stores: deque[int] = deque(maxlen=MOST_RECENT)
         self._scores: dict[str, float] = {}
         self._demands: dict[str, int] = {}
@@ -87,30 +88,27 @@ class Preservation:
         for tool in tools:
             self._of_tool[chain.call.program.id, tool.node] = life
 
-    def tool_started(self, program: str, node: str, tool: str, estimate_s: float | None, now: float) -> None:
+    def tool_started(self, event: Event, view: View, info: Info) -> None:
         """A tool of a finished call starts."""
-        life = self._of_tool.get((program, node))
+        life = self._of_tool.get((event.program, event.node))
         if life is None:
             return
+        now = event.at
         if now - life.finished_s > ATTACH_S:
             self._end(life)
             return
-        life.running[node] = now
-        predicted = self.predict(life.chain.call, tool, estimate_s)
+        life.running[event.node] = now
+        predicted = self.prediction.started(event, view, life.chain.call, info)
         life.expected_s = max(life.expected_s or 0.0, now + predicted)
         life.expires_s = max(life.expires_s, now + min(max(4 * predicted, 60.0), 3600.0))
 
-    def tool_finished(self, program: str, node: str, tool: str, elapsed_s: float) -> None:
+    def tool_finished(self, event: Event) -> None:
         """Learn how long it took; the last tool's end ends the lifecycle."""
-        life = self._of_tool.pop((program, node), None)
+        life = self._of_tool.pop((event.program, event.node), None)
         if life is None:
             return
-        key = _key(life.chain.call, tool)
-        known, alpha = self._history.pop(key, None), self.rule.ewma_alpha
-        self._history[key] = elapsed_s if known is None else alpha * elapsed_s + (1 - alpha) * known
-        if len(self._history) > MOST_HISTORIES:
-            self._history.popitem(last=False)
-        life.running.pop(node, None)
+        self.prediction.learn(kind_of(life.chain.call, event.tool), event.elapsed_s or 0.0)
+        life.running.pop(event.node, None)
         if not life.running:
             self._end(life)
 
@@ -123,13 +121,6 @@ class Preservation:
         self._lives.pop(life.chain.call.id, None)
         for key in [key for key, other in self._of_tool.items() if other is life]:
             del self._of_tool[key]
-
-    def predict(self, call: CallView, tool: str, estimate_s: float | None) -> float:
-        """Duration of a tool: estimate and history in equal parts, either alone, or the default."""
-        known = self._history.get(_key(call, tool))
-        if estimate_s is None:
-            return self.rule.default_stall_s if known is None else known
-        return estimate_s if known is None else 0.5 * (estimate_s + known)
 
     def copied(self, direction: str, view: View) -> None:
         """A copy ended: from now on its direction's bandwidth is known."""
@@ -295,7 +286,3 @@ class Preservation:
 
 def _tokens(call: CallView) -> int:
     return call.prompt_tokens + call.output_tokens
-
-
-def _key(call: CallView, tool: str) -> tuple[str, str]:
-    return call.agent_type or call.agent, tool

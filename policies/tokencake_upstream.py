@@ -247,9 +247,9 @@ class TokencakeUpstream(Policy):
         if event.call:
             keep.changed(event.call)
         if kind is EventKind.TOOL_STARTED:
-            keep.tool_started(event.program, event.node, event.tool, event.estimate_s, event.at)
+            keep.tool_started(event, view, self.info)
         elif kind is EventKind.TOOL_FINISHED:
-            keep.tool_finished(event.program, event.node, event.tool, event.elapsed_s or 0.0)
+            keep.tool_finished(event)
         elif kind is EventKind.PROGRAM_FINISHED:
             keep.program_finished(event.program)
         elif kind is EventKind.TRANSFER_DONE:

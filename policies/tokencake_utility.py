@@ -6,7 +6,7 @@ coordinator: stall margin, pressure, fit, importance, completion, upload safety,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,10 @@ class Pressure:
             self.fit_demand,
             self.cpu_free,
         )
+
+    def fitting(self, fit_demand: int) -> Pressure:
+        """The same pressure with another fit."""
+        return replace(self, fit_demand=fit_demand)
 
     @property
     def queued(self) -> bool:

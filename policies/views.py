@@ -128,6 +128,11 @@ class ChainView(Protocol):
     @property
     def pinned_blocks(self) -> int: ...
     @property
+    def own_blocks(self) -> int:
+        """Of the pinned blocks, those that nobody else holds: what letting go of them would free."""
+        ...
+
+    @property
     def next_calls(self) -> Sequence[str]:
         """Nodes of the LLM calls that follow, directly or after tools; empty at a program's end."""
         ...

@@ -228,6 +228,14 @@ class ChainView:
         return 0 if self._stall is None else self._stall.pinned_blocks
 
     @property
+    def own_blocks(self) -> int:
+        stall = self._stall
+        if stall is None:
+            return 0
+        own = self._host.pool.own
+        return own(stall.pin) + own(stall.held) + own(stall.source)
+
+    @property
     def next_calls(self) -> Sequence[str]:
         call = self._call
         return tuple(n.id for n in call.program.following_calls(call.node.id))

@@ -28,6 +28,18 @@ VARIANTS += [
 VARIANTS += [("tokencake-upstream", {"mode": mode}) for mode in ("base", "agent", "offload")]
 VARIANTS += [("tokencake-upstream", {"commit": commit}) for commit in ("progress", "reclaim")]
 VARIANTS += [("tokencake-upstream", {"temporal_selection": order}) for order in ("best_fit", "priority_first")]
+VARIANTS += [
+    ("tokencake", params)
+    for params in (
+        {"temporal": False},
+        {"spatial": False},
+        {"hold": "release"},
+        {"gate": False, "prediction": False},
+        {"gate": False, "spatial": False},
+        {"partition": "static", "cpu_buffering": False, "selection": "best_fit"},
+        {"lend_idle": False, "partition_period": 10},
+    )
+]
 VARIANTS += [("random", {"seed": seed, "wildness": wildness}) for seed in range(1, 7) for wildness in (0.2, 0.8)]
 
 
