@@ -10,6 +10,7 @@ import pytest
 from tokencake.policies import registry
 from tokencake.policies.api import Info, Policy
 from tokencake.policies.vllm import Vllm
+from tokencake.sim.latency.linear import LinearCoefficients
 
 NAMES = [name for name in registry.names() if name != "random"]
 
@@ -81,6 +82,19 @@ def test_without_variance_a_prediction_is_the_truth(session, play, name, level):
         return {key: [values[i] for i in keep] for key, values in columns.items()}
 
     assert rows("history") == rows(level)
+
+
+def test_before_anything_has_ended_a_prediction_is_none(session, play):
+    """The law above says something: without the warming program, history and oracle decide differently."""
+    programs = [session(f"p{i}", tool_s=0.25, at_s=0.02 * i) for i in range(6)]
+
+    def rows(info):
+        policy = registry.create("continuum", {"samples": 1, "info": info})
+        costly = LinearCoefficients(1000, per_prefill_token_us=2000)
+        engine = {"gpu_blocks": 250, "max_num_batched_tokens": 512, "max_num_seqs": 3}
+        return play(programs, policy, latency=costly, **engine).decisions.columns
+
+    assert rows("history") != rows("oracle")
 
 
 CHANGING = {

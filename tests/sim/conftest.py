@@ -182,17 +182,31 @@ def traces(draw):
     return programs
 
 
+PARAMETERS = (
+    ("vllm-offload", {"prompt_only": False}),
+    ("infercept", {"estimator": "foreseen", "info": "oracle"}),
+    ("continuum", {"samples": 1}),
+    ("autellix", {"mode": "atlas", "first_quantum_s": 0.002, "interval_steps": 3, "starvation": 2.0}),
+    ("thunderagent", {"interval_s": 0.01}),
+    ("concur", {"start": 1, "interval_s": 0.01}),
+    ("mori", {"interval_s": 0.01}),
+    ("lightllm", {"estimate": "history"}),
+    ("belady", {"weight": "cost", "tiers": "both"}),
+    ("compose", {"order": "srpf", "place": "clairvoyant", "evict_order": None, "store": "clairvoyant"}),
+)
+"""Parameters with which policies do something in worlds that last for some tens of milliseconds."""
+
+
 def policies():
-    """Makers of policies: mostly random decisions, sometimes a plain baseline."""
+    """Makers of policies: mostly random decisions, sometimes a shipped policy."""
     wild = st.builds(
         lambda seed, wildness: lambda: registry.create("random", {"seed": seed, "wildness": wildness}),
         st.integers(0, 10**6),
         st.sampled_from((0.2, 0.5, 0.9)),
     )
-    plain = st.sampled_from(
-        [("vllm", {}), ("vllm-priority", {}), ("vllm-offload", {}), ("vllm-offload", {"prompt_only": False})]
-    ).map(lambda choice: lambda: registry.create(*choice))
-    return st.one_of(wild, wild, plain)
+    shipped = [(name, {}) for name in registry.names() if name != "random"] + list(PARAMETERS)
+    plain = st.sampled_from(shipped).map(lambda choice: lambda: registry.create(*choice))
+    return st.one_of(wild, plain)
 
 
 @pytest.fixture(scope="session")
