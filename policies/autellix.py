@@ -153,6 +153,8 @@ class Autellix(Policy):
 
     def order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
         """By queue, then by entry."""
+        if not view.step % self.interval_steps:
+            self._look(view, waiting, view.running)
         return sorted(waiting, key=self._rank)
 
     def _rank(self, call: CallView) -> tuple[int, float, int]:
@@ -170,11 +172,7 @@ class Autellix(Policy):
         if not self._service.waiting:
             return ()  # where nobody waits, queues decide nothing
         waiting, running = view.waiting, view.running
-        for call in running:
-            self._demote(call.id, self._service.call(call.program.id, call.id), view.now)
-        for call in waiting:
-            if self._tickets[call.id].level:
-                self._help(call, view.now)
+        self._look(view, waiting, running)
         return self._preempt(view, sorted(waiting, key=self._rank), sorted(running, key=self._rank))
 
     def next_change(self, view: View) -> tuple[float | None, int | None] | None:
@@ -182,6 +180,14 @@ class Autellix(Policy):
         if not self._service.waiting:
             return None
         return None, view.step - view.step % self.interval_steps + self.interval_steps
+
+    def _look(self, view: View, waiting: Sequence[CallView], running: Sequence[CallView]) -> None:
+        """Demote who has used up a quantum, and help the starving; twice at one moment is once."""
+        for call in running:
+            self._demote(call.id, self._service.call(call.program.id, call.id), view.now)
+        for call in waiting:
+            if self._tickets[call.id].level:
+                self._help(call, view.now)
 
     def _demote(self, call: str, clock: CallClock | None, now: float) -> None:
         """Let a call fall as many queues as its service since it entered them covers."""

@@ -118,6 +118,7 @@ class Saga(Policy):
         def key(call: CallView) -> tuple[float, Age]:
             name = call.program.id
             if name not in urgencies:
+                self._apps[name] = call.program.app
                 urgencies[name] = self._urgency(call, now)
             return -urgencies[name], self._arrivals.age(call)
 
@@ -146,7 +147,6 @@ class Saga(Policy):
             return ()
         call = subject.call
         if trigger is Trigger.QUEUED:
-            self._apps[call.program.id] = call.program.app
             self._learn_added(call)
         elif trigger is Trigger.STALL and subject.next_calls:
             self._stalls.add(subject)

@@ -6,6 +6,7 @@ from tokencake.policies import registry
 from tokencake.policies.api import EventKind, Info, Keep, Policy, Unpin
 from tokencake.policies.compose import HOOKS, Compose
 from tokencake.policies.registry import PolicyError
+from tokencake.traces.schema import Program
 
 
 def composed(**params):
@@ -35,6 +36,19 @@ def test_all_decision_points_of_one_policy_are_that_policy(session, play, name):
     first, second = (play(programs, policy, **settings) for policy in (whole, part))
     assert first.calls.columns == second.calls.columns
     assert first.decisions.columns == second.decisions.columns
+
+
+def test_an_order_works_without_its_placement(play, program, call, row):
+    """What autellix's order needs to help the starving, and saga's to know deadlines, comes with the order."""
+    heavy = program("heavy", call("h1", 8, 30), call("h2", 8, 2, after=("h1",)))
+    stream = [program(f"s{i}", call(f"s{i}", 8, 10), at_s=0.001 + 0.009 * i) for i in range(40)]
+    kind = composed(order="autellix", params={"autellix": {"first_quantum_s": 0.02, "starvation": 2.0}})
+    assert row(play([heavy, *stream], kind, max_num_seqs=1).calls, "h2")["admitted_s"] < 0.25
+    urgent = Program("urgent", "app", 1.002, (call("urgent", 8, 10),), labels={"deadline_s": 2.0})
+    programs = [program("taught", call("t", 8, 10)), program("busy", call("b", 8, 10), at_s=1.0)]
+    programs += [program("calm", call("calm", 8, 10), at_s=1.001), urgent]
+    result = play(programs, composed(order="saga"), max_num_seqs=1)
+    assert row(result.calls, "urgent")["admitted_s"] < row(result.calls, "calm")["admitted_s"]
 
 
 def test_parameters_go_to_the_part_of_that_name():
