@@ -85,6 +85,7 @@ class EngineScheduler(Scheduler):
         requests: VLLM's requests by the id of their call.
         calls: The calls, by the same ids.
         took_ps: How long the step planned last takes.
+        copies: What the plan says to vLLM's connector, if there is a CPU tier.
     """
 
     pool: EnginePool
@@ -103,6 +104,7 @@ class EngineScheduler(Scheduler):
         self._keeps_calls = overrides(policy, "evict_order")
         self._admitting = False
         self.took_ps = self._delivered_ps = 0
+        self.copies: Any = None
         self._takes_blocks = overrides(policy, "place")
         vllm.attach(
             self,
@@ -136,6 +138,10 @@ class EngineScheduler(Scheduler):
         """Let a call's holding show what vLLM holds for it."""
         self.pool.hold(call.holding, self.vllm.kv_cache_manager.get_blocks(call.id).blocks[0])
 
+    def running_planned(self) -> None:
+        """All running calls have their tokens of this plan: from now on they count."""
+        self._admitting = True
+
     def tokens_admitted(self, call: Call) -> int:
         """Tokens of the plan under way that vLLM has not added to its own count yet.
 
@@ -150,6 +156,7 @@ class EngineScheduler(Scheduler):
         self._admission.short = False
         self._admitting = False
         planned = self.vllm.schedule()
+        self.copies = planned.kv_connector_metadata
         step = EngineStep(self.decodes.tick, planned)
         self.just_preempted = step.preempted = bool(self._preempted)
         self._preempted.clear()

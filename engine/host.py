@@ -77,9 +77,21 @@ class EngineHost(Host):
         size = self.config.engine.block_size
         self.tree = Contents(size, self.vocabulary)
         self.pool = EnginePool(self.vllm.pool, self.tree, size)
-        self.cpu = BlockCpuTier(0, self.tree)
+        connector = self.vllm.connector
+        if connector is None:
+            self.cpu = BlockCpuTier(0, self.tree)
+        else:
+            from tokencake.engine.tier import EngineTier
+
+            inner = connector.connector_scheduler
+            self.cpu = EngineTier(inner.manager, self.tree, inner._chunks_being_loaded)
         self.scheduler = EngineScheduler(self.config, self.policy, self.pool, self, self.vllm, native=self._native)
-        self.offloading = Offloading(self)
+        if connector is None:
+            self.offloading = Offloading(self)
+        else:
+            from tokencake.engine.offloading import EngineOffloading
+
+            self.offloading = EngineOffloading(self, native=self._native)
 
     def _chain(self, call: Call) -> Chain:
         content = call.program.resolved[call.node.id]

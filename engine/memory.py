@@ -154,11 +154,16 @@ def _key(block_hash: Any) -> Any:
 
 
 class EnginePool(SimulatedPool):
-    """The watched pool, for pins, transfers and views; spans of holdings are block ids."""
+    """The watched pool, for pins, transfers and views; spans of holdings are block ids.
+
+    Attributes:
+        on_taken: Told about blocks that are overwritten or forgotten without a plan of vLLM.
+    """
 
     def __init__(self, pool: WatchedBlockPool, tree: ContentTree, block_size: int):
         super().__init__(0, tree, caching=pool.enable_caching)
         self.capacity = pool.num_gpu_blocks - 1
+        self.on_taken: Callable[[list[int]], None] = _nothing
         self._pool = pool
         self._block_size = block_size
 
@@ -208,8 +213,10 @@ class EnginePool(SimulatedPool):
 
     def take(self, holding: Holding, count: int) -> None:
         """See :meth:`tokencake.sim.kv.RunPool.take`."""
-        holding.spans.extend(block.block_id for block in self._pool.get_new_blocks(count))
+        taken = [block.block_id for block in self._pool.get_new_blocks(count)]
+        holding.spans.extend(taken)
         holding.private += count
+        self.on_taken(taken)
 
     def grow(self, holding: Holding, hashed: int) -> None:
         """See :meth:`tokencake.sim.kv.RunPool.grow`."""
@@ -223,6 +230,18 @@ class EnginePool(SimulatedPool):
         holding.private -= hashed - holding.hashed
         holding.hashed = hashed
 
+    def own(self, holding: Holding) -> int:
+        """See :meth:`tokencake.sim.kv.RunPool.own`."""
+        return sum(block.ref_cnt == 1 for block in self._blocks(self._numbers(holding.spans)))
+
+    def on_reuse_of(self, numbers: list[int], told: Callable[[KVCacheBlock], None] | None) -> None:
+        """Tell once, when one of these blocks is given to somebody; None: nobody cares any more."""
+        for number in numbers:
+            if told is not None:
+                self._pool._reuse_watchers[number] = told
+            else:
+                self._pool._reuse_watchers.pop(number, None)
+
     def hold(self, holding: Holding, blocks: Sequence[KVCacheBlock]) -> None:
         """Let a holding show blocks that vLLM holds for a request."""
         holding.spans = [block.block_id for block in blocks]
@@ -231,20 +250,19 @@ class EnginePool(SimulatedPool):
             hashed += 1
         holding.hashed, holding.private = hashed, len(blocks) - hashed
 
-    def own(self, holding: Holding) -> int:
-        """See :meth:`tokencake.sim.kv.RunPool.own`."""
-        return sum(self._pool.blocks[number].ref_cnt == 1 for number in self._numbers(holding.spans))
-
     def forget(self, chain: Chain, start: int) -> int:
         """See :meth:`tokencake.sim.kv.RunPool.forget`."""
         if not isinstance(chain, HashedChain):
             return 0
-        return self._pool.forget(
+        blocks = [
             block
             for block_hash in reversed(chain.block_hashes[start:])
             for block in self._pool.copies(block_hash)
             if block.ref_cnt == 0
-        )
+        ]
+        self.on_taken([block.block_id for block in blocks])
+        self._pool._notify_reuse(blocks)
+        return self._pool.forget(blocks)
 
     def free_list(self) -> list[tuple[Segment | None, int]]:
         """Hash of each free block, head of the list first; ``(None, 0)`` if it holds nothing."""
@@ -275,3 +293,7 @@ class EnginePool(SimulatedPool):
 
     def _blocks(self, numbers: list[int]) -> list[KVCacheBlock]:
         return [self._pool.blocks[number] for number in numbers]
+
+
+def _nothing(_block_ids: list[int]) -> None:
+    """Nobody reads blocks that are free."""

@@ -101,6 +101,8 @@ def check_live(config: SimConfig, live: LiveConfig) -> Model:
     check(config)
     if config.engine.async_scheduling:
         raise ConfigError("engine.async_scheduling must be false with host=live")
+    if config.engine.cpu_blocks:
+        raise ConfigError(f"engine.cpu_blocks must be 0 with host=live, got {config.engine.cpu_blocks}")
     if config.link.free:
         raise ConfigError("bounds.free_transfer needs host=sim or host=virtual: copies take time")
     try:
@@ -131,7 +133,7 @@ def check(config: SimConfig) -> None:
     ):
         if value:
             raise ConfigError(f"{name} needs host=sim: no engine does that")
-    if config.engine.cpu_blocks:
-        raise ConfigError(f"engine.cpu_blocks must be 0 on a vLLM host, got {config.engine.cpu_blocks}")
+    if config.engine.cpu_blocks and not config.engine.prefix_caching:
+        raise ConfigError("engine.prefix_caching must be true with a CPU tier on a vLLM host")
     if config.engine.version != "0.32":
         raise ConfigError(f"engine.version must be 0.32 on a vLLM host, got {config.engine.version}")

@@ -72,6 +72,14 @@ class Hooks(Protocol):
         """A request has its last output and still holds its blocks."""
 
 
+class OrderedNames(dict[str, None]):
+    """A set that keeps its order: vLLM stores for requests that ended in the order of a set of strings."""
+
+    def add(self, name: str) -> None:
+        """Add a name at the end."""
+        self[name] = None
+
+
 class Asking(Scheduler):
     """Asks hooks; see the module.
 
@@ -102,6 +110,7 @@ class Asking(Scheduler):
         """
         assert not self.requests, "attach before the first request"
         self.hooks = hooks
+        self.finished_req_ids = OrderedNames()
         if ordered:
             self.waiting = PolicyQueue(self)
             self.kv_holding_waiting = HoldingQueue(self)
@@ -192,6 +201,8 @@ class Asking(Scheduler):
             self.tell_started()
             self.planned.clear()
         super()._update_after_schedule(scheduler_output)
+        if self.hooks is not None:
+            self.finished_req_ids = OrderedNames()
 
     # -- ends --------------------------------------------------------------------------------------
 

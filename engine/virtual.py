@@ -55,6 +55,12 @@ def virtual_host(config: SimConfig, policy: Policy, programs: Iterable[Program],
 
     """
     kind = PolicyAsyncScheduler if config.engine.async_scheduling else PolicyScheduler
-    vllm = make_scheduler(config.engine, native or "fcfs", kind=kind)
+    transfer = None
+    if config.engine.cpu_blocks:
+        from tokencake.engine.offloading import transfer_config
+
+        prompt_only = bool(native) and getattr(policy, "prompt_only", True)
+        transfer = transfer_config(config.engine, config.block_bytes, prompt_only=prompt_only)
+    vllm = make_scheduler(config.engine, native or "fcfs", kind=kind, transfer=transfer)
     knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
     return VirtualHost(config, policy, iter(programs), knowledge, vllm, native=bool(native))

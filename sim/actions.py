@@ -16,7 +16,7 @@ from tokencake.sim.clock import Priority
 from tokencake.sim.config import PS, to_ps
 from tokencake.sim.extents import Holding
 from tokencake.sim.link import Transfer
-from tokencake.sim.offload import StoreJob, count_blocks
+from tokencake.sim.offload import StoreJob, count_blocks, count_runs
 from tokencake.sim.stall import Stall
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class Actions:
             return "no transfer of this chain is under way"
         transfer = stall.transfer
         self._host.link.collect()
-        if transfer.state != "moving":
+        if transfer.state == "done":
             return "the transfer has just ended"
         self._host.link.cancel(transfer)
         self._host.metrics.transfer(transfer, stall.call, count_blocks(stall.parts))
@@ -283,7 +283,7 @@ class Actions:
             host.metrics.transfer(transfer, stall.call, count_blocks(stall.parts))
             host.notice(lambda: done(stall))
 
-        transfer = Transfer(way, size, len(stall.parts), cause, stall, arrived)  # type: ignore[arg-type]
+        transfer = Transfer(way, size, count_runs(stall.parts), cause, stall, arrived)  # type: ignore[arg-type]
         stall.transfer = transfer
         host.link.start(transfer)
         return transfer

@@ -92,6 +92,7 @@ class Admission:
             del self._loading[position]
             budget -= tokens
             self._queues.start(step, call, tokens)
+            self._watcher.started(call)
         self._left = budget
         for offer in self.offers(self._tokens_left, cap):
             if not offer.fits:
@@ -243,6 +244,7 @@ class Admission:
             self._watcher.load(offer.call, offer.match.blocks, offer.found)
         else:
             self._queues.start(step, offer.call, offer.tokens)
+        self._watcher.started(offer.call)
         self._watcher.admitted(offer.call)
 
     def entered(self, call: Call, hit: int, found: int) -> None:

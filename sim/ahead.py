@@ -83,7 +83,7 @@ class Ahead:
             host.step_number = tick - 1
             limit, horizon = self._until_change(limit, horizon)
         blocks = decodes.next_blocks
-        if horizon <= ended.end_ps or limit <= tick or blocks > self._pool.free:
+        if horizon <= ended.end_ps or limit <= tick or blocks > self._spendable():
             return False
         if blocks:
             self._pool.take(scheduler.spare, blocks)
@@ -117,7 +117,7 @@ class Ahead:
                 return 0
         needs = decodes.needs(steps)
         blocks = sum(needs)
-        free = self._pool.free + taken
+        free = self._spendable() + taken
         if blocks > free:
             steps = decodes.steps_within(free, steps)
             if not steps:
@@ -145,6 +145,16 @@ class Ahead:
             inflight.append(step)
         host.last_end_ps = step.end_ps
         return steps
+
+    def _spendable(self) -> int:
+        """Blocks that a jump may take without changing what a waiting call finds.
+
+        With a CPU tier, a hit that decoding calls evict from the GPU becomes one that is loaded, which
+        may need fewer blocks at once.
+        """
+        if self._copies and self._scheduler.waiting:
+            return self._pool.free - self._pool.cached
+        return self._pool.free
 
     def _waiting_is_stuck(self, last: Step) -> bool:
         """Whether equal decode steps cannot make a waiting call startable.

@@ -152,6 +152,10 @@ class BlockPool:
         for block in self._numbers(match.parts)[lo:hi]:
             self._stores.setdefault(block, []).append(job)
 
+    def watchers(self, holding: Holding) -> list[object]:
+        """See :meth:`RunPool.watchers`."""
+        return [job for block in self._numbers(holding.spans) for job in self._stores.get(block, ())]
+
     def unwatch(self, job: object) -> None:
         """See :meth:`RunPool.unwatch`."""
         for block in [b for b, jobs in self._stores.items() if job in jobs]:

@@ -158,6 +158,7 @@ class Call:
         "last_step",
         "load",
         "node",
+        "offered",
         "order",
         "output",
         "preemptions",
@@ -191,7 +192,7 @@ class Call:
         self.last_step = -1
         self.preemptions = self.recomputed = self.reached = 0
         self.gpu_hit_tokens = self.cpu_hit_tokens = 0
-        self.stored = 0
+        self.stored = self.offered = 0
         self.stores = 0
         self.accessed: list[tuple[int, int]] = []
         self.load: object = None

@@ -200,6 +200,8 @@ class Host:
                     happen()
                 clock.now_ps = now
                 ended = inflight.popleft()
+                if copies:
+                    self.scheduler.ended(ended)
                 for call in ended.firsts:
                     call.first_token_ps = now
                 for call, yields in ended.stale:
@@ -347,6 +349,10 @@ class Host:
             self.placement.admitted(call)
         if self._observes:
             self._tell_call(EventKind.CALL_ADMITTED, self.now_ps, call)
+
+    def started(self, call: Call) -> None:
+        if self.copies:
+            self.offloading.started(call)
 
     def preempted(self, call: Call) -> None:
         self.eventful = True

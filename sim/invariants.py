@@ -27,6 +27,7 @@ def holdings(host: Host) -> list[Holding]:
     scheduler = host.scheduler
     found = [call.holding for call in (*scheduler.running, *scheduler.loading, *scheduler.waiting)]
     found.append(scheduler.spare)
+    found += [holding for _, holding in scheduler.deferred]
     for stall in host.placement.stalls.values():
         found += (stall.call.holding, stall.pin, stall.held, stall.source)
     return found

@@ -224,6 +224,15 @@ class RunPool:
                 extent.stores.append((max(lo, first), min(hi, last), job))
                 self._watched.setdefault(job, []).append(extent)
 
+    def watchers(self, holding: Holding) -> list[object]:
+        """Jobs that watch a block which ``holding`` holds."""
+        return [
+            job
+            for extent, depth in holding.spans
+            for first, _, job in extent.stores  # type: ignore[union-attr]
+            if first < depth  # type: ignore[operator]
+        ]
+
     def unwatch(self, job: object) -> None:
         """``job`` no longer cares."""
         for extent in self._watched.pop(job, ()):

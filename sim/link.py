@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -34,6 +35,7 @@ class Transfer:
         size_bytes: Bytes to move.
         runs: Contiguous runs the bytes come in.
         urgent: Whether its end is an event.
+        promised: Somebody counts on its end as foreseen; what starts later waits behind it.
         start_ps: When it entered the link; -1 before.
         finish_ps: When it left; -1 before.
         done: Called when it has finished.
@@ -45,6 +47,7 @@ class Transfer:
         "done",
         "finish_ps",
         "goal",
+        "promised",
         "runs",
         "size_bytes",
         "start_ps",
@@ -73,6 +76,7 @@ class Transfer:
         self.done = done
         self.start_ps = self.finish_ps = -1
         self.goal = 0
+        self.promised = False
         self.state = "waiting"
 
 
@@ -85,6 +89,7 @@ class _Direction:
 
     __slots__ = (
         "alarm",
+        "behind",
         "busy_ps",
         "end_ps",
         "moved_bytes",
@@ -99,6 +104,7 @@ class _Direction:
         # Picoseconds per byte are 1000 / (GB/s); kept as a scaled integer.
         self.numerator = round(1000 / gb_s * _SCALE)
         self.transfers: list[tuple[int, int, Transfer]] = []
+        self.behind: deque[list[Transfer]] = deque()
         self.served = 0
         self.since_ps = 0
         self.alarm: Alarm | None = None
@@ -154,17 +160,29 @@ class Link:
         now = self._clock.now_ps
         if way.end_ps <= now:
             self._settle(way, now)
+        last = way.behind[-1] if way.behind else [moving for _, _, moving in way.transfers]
+        if any(other.promised for other in last):
+            way.behind.append([])
+        if way.behind:
+            way.behind[-1].append(transfer)
+            transfer.state = "queued"
+            return
         way.advance(now)
+        self._enter(way, transfer, now)
+        if way.urgent:
+            self._rearm(way)
+
+    def _enter(self, way: _Direction, transfer: Transfer, now: int) -> None:
         transfer.start_ps = now
         transfer.state = "moving"
-        work = self.alone_ps(transfer.direction, transfer.size_bytes, transfer.runs)
-        transfer.goal = way.served + work * _SCALE
+        transfer.goal = way.served + self._work_ps(transfer) * _SCALE
         self._count += 1
         heapq.heappush(way.transfers, (transfer.goal, self._count, transfer))
         way.look()
         way.urgent += transfer.urgent
-        if way.urgent:
-            self._rearm(way)
+
+    def _work_ps(self, transfer: Transfer) -> int:
+        return self.alone_ps(transfer.direction, transfer.size_bytes, transfer.runs)
 
     def collect(self) -> None:
         """Report the transfers that have ended by now."""
@@ -179,34 +197,51 @@ class Link:
         return min(self._d2h.end_ps, self._h2d.end_ps)
 
     def cancel(self, transfer: Transfer) -> None:
-        """Take a moving transfer off the link; its bytes so far are not counted as moved."""
+        """Take a transfer off the link; its bytes so far are not counted as moved."""
         way = self._ways[transfer.direction]
         self._settle(way, self._clock.now_ps)
         way.advance(self._clock.now_ps)
-        way.transfers = [t for t in way.transfers if t[2] is not transfer]
-        heapq.heapify(way.transfers)
-        way.look()
-        way.urgent -= transfer.urgent
+        if transfer.state == "queued":
+            transfer.start_ps = self._clock.now_ps
+            for batch in way.behind:
+                if transfer in batch:
+                    batch.remove(transfer)
+            way.behind = deque(batch for batch in way.behind if batch)
+        else:
+            way.transfers = [t for t in way.transfers if t[2] is not transfer]
+            heapq.heapify(way.transfers)
+            way.urgent -= transfer.urgent
+            way.look()
+            self._next_batch(way, self._clock.now_ps)
         transfer.state = "cancelled"
         transfer.finish_ps = self._clock.now_ps
         self._rearm(way)
 
-    def eta_ps(self, transfer: Transfer) -> int:
-        """When a moving transfer ends if no other one starts."""
+    def promise_ps(self, transfer: Transfer) -> int:
+        """When a transfer ends; what starts from now on waits until all that is under way now has ended.
+
+        So the answer holds, as it does in vLLM, whose worker runs the transfers of a direction in order.
+        """
         way = self._ways[transfer.direction]
+        transfer.promised = True
         served, at = way.served, way.since_ps
-        ordered = sorted(way.transfers)
-        for position, (goal, _, other) in enumerate(ordered):
-            left = len(ordered) - position
-            at += max(0, -(-(goal - served) * left // _SCALE))
-            served = max(served, goal)
-            if other is transfer:
-                return at
-        raise ValueError("the transfer is not on the link")
+        works = [goal for goal, _, _ in sorted(way.transfers)]
+        batch = [moving for _, _, moving in sorted(way.transfers)]
+        behind = iter(way.behind)
+        while True:
+            for position, (goal, other) in enumerate(zip(works, batch, strict=True)):
+                at += max(0, -(-(goal - served) * (len(works) - position) // _SCALE))
+                served = max(served, goal)
+                if other is transfer:
+                    return at
+            batch = sorted(next(behind), key=self._work_ps)
+            works = [served + self._work_ps(other) * _SCALE for other in batch]
 
     def queued_bytes(self, direction: str) -> int:
         """Bytes of the transfers that are on the link in one direction."""
-        return sum(t.size_bytes for _, _, t in self._ways[direction].transfers)
+        way = self._ways[direction]
+        moving = sum(t.size_bytes for _, _, t in way.transfers)
+        return moving + sum(t.size_bytes for batch in way.behind for t in batch)
 
     def moved_bytes(self, direction: str) -> int:
         """Bytes of all finished transfers in one direction."""
@@ -236,6 +271,13 @@ class Link:
         way.alarm = None
         self._settle(way, self._clock.now_ps)
 
+    def _next_batch(self, way: _Direction, now: int) -> None:
+        """Start what waits behind, once nothing is under way."""
+        if not way.transfers and way.behind:
+            way.since_ps = now
+            for transfer in way.behind.popleft():
+                self._enter(way, transfer, now)
+
     def _settle(self, way: _Direction, now: int) -> None:
         """End, one after the other, the transfers of a direction that are over by ``now``."""
         ended: list[Transfer] = []
@@ -250,6 +292,7 @@ class Link:
                 way.moved_bytes += transfer.size_bytes
                 ended.append(transfer)
             way.look()
+            self._next_batch(way, end)
         if ended:
             if way.urgent or way.alarm is not None:
                 self._rearm(way)

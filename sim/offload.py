@@ -90,6 +90,17 @@ class Offloading:
         self._refused.pop(call, None)
         self._flush.extend(self._moving.get(call, ()))
 
+    def started(self, call: Call) -> None:
+        """A call starts or begins to load: what it hit counts as allocated, so stores of calls that ended go first.
+
+        ``_update_req_states`` and ``update_state_after_alloc`` note all blocks of such a request.
+        """
+        if self._moving or self._ended:
+            for job in self._host.pool.watchers(call.holding):
+                assert isinstance(job, StoreJob)
+                if job.call.status is Status.FINISHED and job not in self._fences:
+                    self._flush.append(job)
+
     def reused(self, job: object) -> None:
         """A block that ``job`` still reads has been given to another call."""
         assert isinstance(job, StoreJob)
@@ -108,9 +119,8 @@ class Offloading:
             When it can start: after the stores whose blocks it overwrites.
         """
         start_ps = self._flushed(start_ps)
-        for call, cause in self._due():
-            if call.status is Status.RUNNING:
-                self._store(step, call, cause)
+        for call, cause in self._due(step):
+            self._store(step, call, cause)
         if self._ended:
             self._settle_ended(step)
             start_ps = self._flushed(start_ps)
@@ -121,13 +131,21 @@ class Offloading:
             self._loads.clear()
         return start_ps
 
-    def _due(self) -> list[tuple[Call, str]]:
-        """Calls with blocks to store, in scheduled order; a refused store is tried again in every step."""
+    def _due(self, step: Step | None) -> list[tuple[Call, str]]:
+        """Calls with blocks to store, in scheduled order; a refused store is tried again when its call is scheduled."""
         due = self._computed
         self._computed = []
         if self._refused:
-            due = sorted((self._refused | dict(due)).items(), key=lambda item: item[0].run_order)
-        return due
+            again = {call: cause for call, cause in self._refused.items() if self._is_in(step, call)}
+            due = sorted((again | dict(due)).items(), key=lambda item: item[0].run_order)
+        return [(call, cause) for call, cause in due if call.status is Status.RUNNING]
+
+    def _is_in(self, step: Step | None, call: Call) -> bool:
+        if step is None or call.status is not Status.RUNNING:
+            return False
+        if call.decoding:
+            self._host.scheduler.decodes.sync(call)
+        return call.last_step == step.number
 
     def _wanted(self, call: Call, cause: str) -> int:
         host = self._host
@@ -201,15 +219,14 @@ class Offloading:
         for job in flush:
             if not job.parts:
                 job.reused = True
-                continue
-            if job.transfer is None:
+            elif job.transfer is None:
                 for jobs in self._waiting.values():
                     if job in jobs:
                         jobs.remove(job)
                 self._submit(job)
-            assert job.transfer is not None
-            if job.transfer.state == "moving":
-                start_ps = max(start_ps, self._host.link.eta_ps(job.transfer))
+        for job in flush:
+            if job.transfer is not None and job.transfer.state in ("moving", "queued"):
+                start_ps = max(start_ps, self._host.link.promise_ps(job.transfer))
         return start_ps
 
     # -- copies to the CPU -------------------------------------------------------------------------------
@@ -224,10 +241,10 @@ class Offloading:
     def idle(self) -> bool:
         """Whether steps of decodes can neither start a copy nor have to wait for one.
 
-        They could if a copy waits for the end of a step, if a store must be tried in every step, or if
-        one reads blocks that no call holds any longer.
+        They could if a copy waits for the end of a step, if a store must be tried in every step, if one
+        reads blocks that no call holds any longer, or if blocks become free when a step ends.
         """
-        if self._waiting or self._ended or self._refused or self._fences:
+        if self._waiting or self._ended or self._refused or self._fences or self._host.scheduler.deferred:
             return False
         return all(call.status is Status.RUNNING for call in self._moving)
 
@@ -246,7 +263,7 @@ class Offloading:
     def _submit(self, job: StoreJob) -> None:
         host = self._host
         size = job.blocks * host.config.block_bytes
-        job.transfer = Transfer("d2h", size, len(job.parts), "store", job, self._stored, urgent=False)
+        job.transfer = Transfer("d2h", size, count_runs(job.parts), "store", job, self._stored, urgent=False)
         host.link.start(job.transfer)
 
     def _stored(self, transfer: Transfer) -> None:
@@ -292,7 +309,7 @@ class Offloading:
         parts = host.cpu.begin_load(call.holding.chain, gpu_hit, end)
         call.load = parts
         size_bytes = blocks * host.config.block_bytes
-        self._loads.append(Transfer("h2d", size_bytes, len(parts), "load", call, self._loaded))
+        self._loads.append(Transfer("h2d", size_bytes, count_runs(parts), "load", call, self._loaded))
 
     def _loaded(self, transfer: Transfer) -> None:
         call = transfer.subject
@@ -321,3 +338,8 @@ def _access(call: Call, lo: int, hi: int) -> None:
 def count_blocks(parts: Parts) -> int:
     """Blocks in a list of parts."""
     return sum(hi - lo for _, lo, hi in parts)
+
+
+def count_runs(parts: Parts) -> int:
+    """Stretches of consecutive blocks of a chain in a list of parts."""
+    return sum(i == 0 or part[1] != parts[i - 1][2] for i, part in enumerate(parts))

@@ -40,6 +40,7 @@ class Scheduler:
         running: Calls in scheduling order.
         inflight: Steps scheduled but not ended.
         fixed_limits: Token budget and chunk cap, if they are the same in every step.
+        deferred: Blocks of preempted calls that steps in flight still write, and the step to wait for.
         just_preempted: The last plan preempted a call; it admitted none, but the next one may.
     """
 
@@ -70,6 +71,8 @@ class Scheduler:
         self._caching = engine.prefix_caching
         self._runs = 0
         self._preempted: list[Call] = []
+        self._defers = engine.async_scheduling and engine.cpu_blocks > 0
+        self.deferred: deque[tuple[int, Holding]] = deque()
         self._admission = Admission(self, engine, policy, watcher)
         self._budgets = overrides(policy, "budget")
         self.fixed_limits: tuple[int, int] | None = None
@@ -129,6 +132,7 @@ class Scheduler:
         yields = True
         if call.decoding:
             self.decodes.leave(call)
+            self._hash_returned(call)
         elif call in self.prefilling:
             self.prefilling.remove(call)
             yields = False
@@ -142,7 +146,7 @@ class Scheduler:
         self.happened()
         if self._free_recompute:
             call.holding.chain.computed_before(call.computed // self.block_size)
-        self.pool.release(call.holding)
+        self._let_go(call)
         call.status = Status.PREEMPTED
         call.reached = max(call.reached, call.computed)
         call.computed = 0
@@ -152,6 +156,23 @@ class Scheduler:
         self.waiting.move_to_end(call, last=False)
         self._preempted.append(call)
         self._watcher.preempted(call)
+
+    def _let_go(self, call: Call) -> None:
+        """Release a preempted call's blocks, once no step in flight writes them (``_free_request_blocks``)."""
+        if self._can_be_freed(call):
+            self.pool.release(call.holding)
+            return
+        self.deferred.append((self.inflight[-1].number, call.holding))
+        call.holding = Holding(call.holding.chain, call)
+
+    def _can_be_freed(self, call: Call) -> bool:
+        """With asynchronous scheduling a copy to the GPU might overtake what a step in flight writes."""
+        return not (self._defers and self.inflight and call.last_step >= self.inflight[0].number)
+
+    def ended(self, step: Step) -> None:
+        """A step has ended: what waited for it is released (``_drain_deferred_frees``)."""
+        while self.deferred and self.deferred[0][0] <= step.number:
+            self.pool.release(self.deferred.popleft()[1])
 
     def finish(self, call: Call) -> None:
         """Take a call that has all its outputs off the lists; its blocks stay with it."""
@@ -230,11 +251,12 @@ class Scheduler:
         decodes, pool, size = self.decodes, self.pool, self.block_size
         running = self.running
         scheduled: dict[Call, int] = {}
-        filled: list[Call] = []
         index, left = 0, budget
         for call in running:
             if call.decoding:
                 decodes.sync(call)
+                if self._hash_returned(call):
+                    decodes.watch(call)
         while index < len(running) and left > 0:
             call = running[index]
             if call.decoding:
@@ -251,6 +273,8 @@ class Scheduler:
             need = -(-(call.computed + tokens) // size) - call.holding.blocks
             while need > pool.free:
                 victim = self._victim(need, call)
+                if not self._can_be_freed(victim):
+                    break
                 at = running.index(victim)
                 left += scheduled.pop(victim, 0)
                 self.preempt(victim)
@@ -258,15 +282,14 @@ class Scheduler:
                     index -= 1
                 if victim is call:
                     break
-            if call.status is not Status.RUNNING:
+            if call.status is not Status.RUNNING or need > pool.free:
                 break
             if need:
                 pool.take(call.holding, need)
             scheduled[call] = tokens
             left -= tokens
             index += 1
-            if self._hash_scheduled(call, tokens):
-                filled.append(call)
+            self._hash_scheduled(call, tokens)
         skipped = [c for c in running if c.decoding and c not in scheduled]
         for call in skipped:
             decodes.leave(call)
@@ -280,21 +303,33 @@ class Scheduler:
         for call, tokens in scheduled.items():
             if not call.decoding:
                 self._chunk(step, call, tokens)
-            elif self._stores_outputs and call in filled:
+            elif self._stores_outputs and call.holding.hashed > call.offered:
+                call.offered = call.holding.hashed
                 self._watcher.computed(call, "output")
 
-    def _hash_scheduled(self, call: Call, tokens: int) -> bool:
-        """Hash the blocks that complete in this step, as vLLM does when it allocates; False if none does."""
+    def _hash_scheduled(self, call: Call, tokens: int) -> None:
+        """Hash the blocks that complete in this step, as vLLM does when it allocates."""
         if call.decoding:
             late = bool(self.inflight) and call.last_step >= self.inflight[0].number
             full = (call.prompt + call.produced - late) // self.block_size
         else:
             full = (call.computed + tokens) // self.block_size
-        if full <= call.holding.hashed:
+        if full > call.holding.hashed:
+            self.pool.grow(call.holding, full)
+            if call.decoding:
+                self.decodes.watch(call)
+
+    def _hash_returned(self, call: Call) -> bool:
+        """Hash what the returned outputs of a decoding call complete; False if nothing.
+
+        A call that was left out of steps has it done when its outputs return (``AsyncScheduler``
+        ``_update_request_with_output``), not when it is scheduled next.
+        """
+        late = bool(self.inflight) and call.last_step >= self.inflight[0].number
+        full = (call.prompt + call.produced - 1 - late) // self.block_size
+        if full <= call.holding.hashed or not self._caching:
             return False
         self.pool.grow(call.holding, full)
-        if call.decoding:
-            self.decodes.watch(call)
         return True
 
     def _chunk(self, step: Step, call: Call, tokens: int) -> None:
@@ -321,6 +356,7 @@ class Scheduler:
         call.last_step = step.number
         if call.reached > computed:
             call.recomputed += min(done, call.reached) - computed
+        call.offered = holding.hashed
         if self._stores_prompts:
             self._watcher.computed(call, "prompt")
         if done == call.prompt + call.known:

@@ -49,7 +49,10 @@ class Watcher(Protocol):
     """What the scheduler reports to the rest of the host."""
 
     def admitted(self, call: Call) -> None:
-        """A waiting call got its prefix hit and starts, or starts to load."""
+        """A waiting call has started, or has started to load."""
+
+    def started(self, call: Call) -> None:
+        """A call got its first blocks of this step, to compute or to load; or its load is done, and it runs."""
 
     def preempted(self, call: Call) -> None:
         """A running call lost its memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from tokencake.sim.config import EngineConfig, SimConfig, WorkloadConfig
+from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
 from tokencake.traces.resolve import resolve
 from tokencake.traces.schema import LLMNode, Node, OutputOf, Piece, Program, PromptOf, PromptPart, ResultOf, ToolNode
@@ -53,6 +53,16 @@ def make_case(seed: int, *, asynchronous: bool) -> Case:
         concurrency=concurrency,
     )
     return Case(seed, programs, SimConfig(engine, _latency(rng, grid), 1024, workload=workload))
+
+
+def with_cpu_tier(case: Case) -> Case:
+    """The same case with a CPU tier and a link of some speed; both often too small."""
+    rng = random.Random(f"tier/{case.seed}")
+    blocks = rng.choice((4, 8, 12, 20, 40, 400))
+    speed = rng.choice((0.0001, 0.001, 0.02, 1.0))
+    link = LinkConfig(speed, speed * rng.choice((1, 2)), rng.choice((0.0, 0.0, 50.0)), free=rng.random() < 0.1)
+    engine = replace(case.config.engine, cpu_blocks=blocks, prefix_caching=True)
+    return replace(case, config=replace(case.config, engine=engine, link=link))
 
 
 def _latency(rng: random.Random, grid: bool) -> LinearLatency:

@@ -4,7 +4,7 @@ from functools import partial
 
 import equality
 import pytest
-from cases import make_case
+from cases import make_case, with_cpu_tier
 
 from tokencake.engine.install import missing
 from tokencake.policies import registry
@@ -62,3 +62,13 @@ def test_a_wrong_rule_is_noticed(rule, asynchronous):
         differences(make_case(seed, asynchronous=asynchronous), policy("random", seed), **rule) for seed in range(20)
     ]
     assert any(found)
+
+
+@MODES
+@pytest.mark.parametrize("prompt_only", [True, False], ids=["prompts", "outputs"])
+@pytest.mark.parametrize("native", ["fcfs", ""], ids=["vllm", "hooks"])
+@pytest.mark.parametrize("seed", seeds(15, 40))
+def test_offloading_is_vllms_own_connector(seed, native, prompt_only, asynchronous):
+    case = with_cpu_tier(make_case(seed, asynchronous=asynchronous))
+    make = partial(registry.create, "vllm-offload", {"prompt_only": prompt_only})
+    assert differences(case, make, native=native) == []

@@ -10,6 +10,7 @@ import pytest
 from tokencake.policies import registry
 from tokencake.policies.api import Info, Policy
 from tokencake.policies.vllm import Vllm
+from tokencake.sim.config import LinkConfig
 from tokencake.sim.latency.linear import LinearCoefficients
 
 NAMES = [name for name in registry.names() if name != "random"]
@@ -109,8 +110,12 @@ CHANGING = {
 @pytest.mark.parametrize("cpu_blocks", [0, 5000])
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CHANGING])
 def test_ample_memory_leaves_nothing_to_decide(session, play, name, cpu_blocks):
-    """Everything fits and nobody waits: keeping, evicting, storing and ordering change no call."""
+    """Everything fits and nobody waits: keeping, evicting, storing and ordering change no call.
+
+    Copies end at once: a call that hits what the store of an ended call still reads waits for it.
+    """
     programs = [session(f"p{i}", tool_s=0.05 * (i % 4), at_s=0.01 * i) for i in range(8)]
     engine = {"gpu_blocks": 5000, "cpu_blocks": cpu_blocks, "max_num_batched_tokens": 4096}
-    result, stock = (play(programs, policy, **engine) for policy in (registry.create(name), Vllm()))
+    instant = LinkConfig(free=True)
+    result, stock = (play(programs, policy, link=instant, **engine) for policy in (registry.create(name), Vllm()))
     assert result.calls.columns == stock.calls.columns
