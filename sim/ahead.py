@@ -87,7 +87,8 @@ class Ahead:
             return False
         if blocks:
             self._pool.take(scheduler.spare, blocks)
-        host.metrics.sample(ended.end_ps)
+        if blocks or host.eventful:
+            host.metrics.sample(ended.end_ps, eventful=host.eventful or not host.steady)
         inflight.appendleft(ended)
         while decodes.tick < limit and inflight[0].end_ps < horizon and self._jump_cell(limit, horizon, blocks):
             blocks = 0

@@ -80,6 +80,7 @@ class Host:
         self._observes = overrides(policy, "observe")
         self._places = overrides(policy, "place")
         self.eventful = False
+        self.steady = not self._places and not self.copies
         if overrides(policy, "evict_order"):
             self.pool.evict_key = self._rank(policy.evict_order(self.view, "gpu"))
             self.cpu.evict_key = self._rank(policy.evict_order(self.view, "cpu"))
@@ -263,6 +264,7 @@ class Host:
         """Plan steps until the pipeline is full."""
         scheduler = self.scheduler
         inflight = scheduler.inflight
+        eventful = self.eventful or not self.steady
         while len(inflight) < self._depth:
             self.step_number = scheduler.decodes.tick
             if self._places:
@@ -280,7 +282,7 @@ class Host:
             inflight.append(step)
             self.metrics.steps += 1
         if inflight or not self.driver.over:  # whatever timers still ring after the last program, its time is up
-            self.metrics.sample(now)
+            self.metrics.sample(now, eventful=eventful or self.eventful)
 
     def _wait_or_relieve(self) -> None:
         """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up."""

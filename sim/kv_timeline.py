@@ -11,7 +11,7 @@ from tokencake.sim.records import KV_COLUMNS, Integral, Table
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
 
-_SAMPLES = 4000
+_SAMPLES = 2000
 
 
 class KvTimeline:

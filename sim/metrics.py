@@ -69,13 +69,20 @@ class Metrics:
         """A call waited this long for KV that was on its way to the GPU."""
         self._late_ps += late_ps
 
-    def sample(self, now_ps: int) -> None:
-        """Note the state of memory and queues after a step was planned."""
+    def sample(self, now_ps: int, *, eventful: bool = True) -> None:
+        """Note the state of memory and queues after a step was planned.
+
+        Args:
+            now_ps: When it was planned.
+            eventful: Whether anything but the blocks in use can have changed since the last time.
+        """
         held = self._used
         used = self._pool.capacity - self._pool.free
         if used != held.value:
             held.moment += (used - held.value) * now_ps
             held.value = used
+        if not eventful:
+            return
         if self._placement.stalls or self._pinned.value:
             self._pinned.set(self._placement.pinned_blocks, now_ps)
         scheduler = self._scheduler
@@ -151,7 +158,7 @@ class Metrics:
         return RunResult(self.summary(), *tables, timing or {})
 
     def kv(self) -> Table:
-        """Memory over time, in blocks, at most a few thousand rows: means from a row's time to the next one's."""
+        """Memory over time, in blocks, at most two thousand rows: means from a row's time to the next one's."""
         return self._kv.table(self._end_ps)
 
     def summary(self) -> dict[str, Any]:
