@@ -48,7 +48,6 @@ class Metrics:
         self._running = Integral()
         self._waiting = Integral()
         self._kv = KvTimeline(host, self._used, self._pinned)
-        self._last_running = self._last_waiting = 0
         self._end_ps = 0
         self._inversions = self._critical_waiting = 0
         self._late_ps = 0
@@ -86,11 +85,13 @@ class Metrics:
         if self._placement.stalls or self._pinned.value:
             self._pinned.set(self._placement.pinned_blocks, now_ps)
         scheduler = self._scheduler
-        running, waiting = len(scheduler.running), len(scheduler.waiting)
-        if running != self._last_running or waiting != self._last_waiting:
-            self._last_running, self._last_waiting = running, waiting
-            self._running.set(running, now_ps)
-            self._waiting.set(waiting + len(scheduler.loading), now_ps)
+        running, waiting = self._running, self._waiting
+        run, wait = len(scheduler.running), len(scheduler.waiting) + len(scheduler.loading)
+        if run != running.value or wait != waiting.value:
+            running.moment += (run - running.value) * now_ps
+            running.value = run
+            waiting.moment += (wait - waiting.value) * now_ps
+            waiting.value = wait
             if now_ps >= self._kv.next_ps:
                 self._kv.sample(now_ps)
 
