@@ -55,6 +55,7 @@ class Spatial:
         self._ratio = rule.partition.ratio_min if rule.dynamic else rule.static_ratio
         self._static: dict[str, float] = {}
         self._waited: dict[str, float] = {}
+        self._again_s: dict[str, float] = {}
         self._scores: dict[str, float] = {}
         self._order: Sequence[CallView] = ()
         self._changed = True
@@ -67,6 +68,9 @@ class Spatial:
         if event.kind is EventKind.CALL_FINISHED:
             self._static.pop(event.call, None)
             self._waited.pop(event.call, None)
+            self._again_s.pop(event.call, None)
+        elif event.kind is EventKind.CALL_PREEMPTED:
+            self._again_s[event.call] = event.at
         elif event.kind is EventKind.RESERVES_LIFTED:
             self._reserved, self._lifted = {}, True
         elif event.kind is EventKind.CALL_ADMITTED:
@@ -82,11 +86,18 @@ class Spatial:
             known = self._static[call.id] = self.rule.static_weight * m.depth * m.out_degree
         return known
 
-    def priority(self, call: CallView, now: float) -> float:
-        """Hybrid priority: static plus dynamic; a running call keeps that of its admission."""
+    def wait_s(self, call: CallView, now: float) -> float:
+        """Seconds that a call has spent in the queue so far; a running one waits no longer."""
         waited = self._waited.get(call.id)
-        wait = now - call.arrival_s if waited is None else waited
-        return self.static_priority(call) + dynamic_priority(wait, call.prompt_tokens + (call.max_tokens or 0))
+        if waited is None:
+            return now - call.arrival_s
+        again = self._again_s.get(call.id)
+        return waited if again is None else waited + now - again
+
+    def priority(self, call: CallView, now: float) -> float:
+        """Hybrid priority: static plus dynamic."""
+        tokens = call.prompt_tokens + (call.max_tokens or 0)
+        return self.static_priority(call) + dynamic_priority(self.wait_s(call, now), tokens)
 
     def order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
         """Waiting calls by hybrid priority, as of the last event."""
@@ -104,7 +115,8 @@ class Spatial:
             return Verdict.STOP
         if not need.fits:
             return Verdict.SKIP if self._reserved else Verdict.STOP
-        self._waited[call.id] = max(0.0, view.now - call.arrival_s)
+        self._waited[call.id] = max(0.0, self.wait_s(call, view.now))
+        self._again_s.pop(call.id, None)
         return Verdict.ADMIT
 
     def victim(self, view: View) -> CallView:

@@ -10,6 +10,7 @@ import pytest
 
 from tokencake.traces.generators import GENERATORS
 from tokencake.traces.generators.code_writer import PROFILES, CodeWriter
+from tokencake.traces.generators.deep_research import DeepResearch
 from tokencake.traces.generators.synthetic import Demo
 from tokencake.traces.inspection import describe
 from tokencake.traces.io import programs_sha256, trace_sha256
@@ -138,6 +139,24 @@ def test_demo_has_what_policies_need() -> None:
     assert 0.1 < sharing["seen_in_other_programs"] < sharing["seen_before"] < 1
 
 
+def test_deep_research_depends_on_order() -> None:
+    """Waves wait for each other, researchers continue their own context, and tools average what is declared."""
+    programs = list(DeepResearch(programs_count=40, waves=2, researchers=3, searches=3).programs())
+    assert all(validate_program(program) == program for program in programs)
+    calls_of = [node for node in programs[0].nodes if isinstance(node, LLMNode)]
+    assert len(calls_of) == 1 + 2 * 3 * (3 + 1) + 1 + 1
+    joins = {node.id: len(node.after) for node in calls_of if len(node.after) > 1}
+    assert joins == {"w0.critique": 3, "report": 3}
+    tools = [node for program in programs for node in program.nodes if isinstance(node, ToolNode)]
+    assert {tool.estimate_s for tool in tools} == {4.0}
+    durations = [tool.duration_s for tool in tools]
+    mean = sum(durations) / len(durations)
+    assert mean == pytest.approx(4.0, rel=0.05)
+    assert sum((d - mean) ** 2 for d in durations) / len(durations) == pytest.approx(4.0, rel=0.15)  # Poisson
+    resolved = resolve(programs[0])
+    assert resolved["w0r0.query1"].prompt_tokens > resolved["w0r0.query0"].prompt_tokens + 600
+
+
 @pytest.mark.parametrize("name", GENERATORS)
 def test_equal_parameters_give_equal_traces(name: str) -> None:
     def digest(**params: int) -> str:
@@ -166,6 +185,8 @@ def test_bundled_traces_can_be_made_again(file: str, generator: Demo | CodeWrite
         ("code_writer", {"qps": 0}, "qps must be > 0 for uniform arrivals, got 0"),
         ("code_writer", {"programs_count": 0}, "programs_count must be >= 1 and <= 10000000, got 0"),
         ("code_writer", {"arrivals": "weekly"}, "arrivals must be one of"),
+        ("deep_research", {"waves": 0}, "waves must be >= 1"),
+        ("deep_research", {"tool_unit_s": 1e-3}, "tool_unit_s must be >= tool_mean_s / 500"),
         ("demo", {"fanout": 0}, "fanout must be >= 1"),
         ("demo", {"output_tokens": 1.5}, "output_tokens must be an integer, got 1.5"),
         ("demo", {"tool_sigma": -1}, "tool_sigma must be >= 0 and <= 10, got -1"),

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from tokencake.traces.generators.code_writer import CodeWriter
+from tokencake.traces.generators.deep_research import DeepResearch
 from tokencake.traces.generators.synthetic import Demo
 from tokencake.traces.schema import Header, Program
 
@@ -28,4 +29,8 @@ class Generator(Protocol):
         """Yield the programs."""
 
 
-GENERATORS: Mapping[str, type[CodeWriter] | type[Demo]] = {"code_writer": CodeWriter, "demo": Demo}
+GENERATORS: Mapping[str, type[CodeWriter] | type[DeepResearch] | type[Demo]] = {
+    "code_writer": CodeWriter,
+    "deep_research": DeepResearch,
+    "demo": Demo,
+}
