@@ -172,8 +172,10 @@ class Policy:
     def evict_order(self, view: View, tier: str) -> Callable[[CallView], object] | None:
         """Key that says whose cached KV goes first (smaller first) in ``"gpu"`` or ``"cpu"``.
 
-        The key is given the call that last released the KV. Empty blocks always go before cached
-        ones, and equal keys by release order. None is plain LRU.
+        The key is given the call that last released the KV (in the CPU tier: the call that stored it).
+        Empty blocks always go before cached ones, equal keys by release order, and on the GPU no block
+        before the free ones that follow it, so that a head outlives the chains that share it. None is
+        plain LRU.
         """
         return None
 
