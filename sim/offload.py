@@ -46,7 +46,11 @@ class StoreJob:
 
 
 class Offloading:
-    """Stores on compute and loads on hit."""
+    """Stores on compute and loads on hit.
+
+    Attributes:
+        stored: A store has ended since the last plan, so that a call which it kept out may start.
+    """
 
     def __init__(self, host: Host):
         self._host = host
@@ -60,6 +64,7 @@ class Offloading:
         self._moving: dict[Call, list[StoreJob]] = {}
         self._flush: list[StoreJob] = []
         self._fences: dict[StoreJob, None] = {}
+        self.stored = False
 
     # -- what happens while a step is planned -------------------------------------------------------
 
@@ -118,6 +123,7 @@ class Offloading:
         Returns:
             When it can start: after the stores whose blocks it overwrites.
         """
+        self.stored = False
         start_ps = self._flushed(start_ps)
         for call, cause in self._due(step):
             self._store(step, call, cause)
@@ -274,6 +280,7 @@ class Offloading:
         host.cpu.end_store(job.parts)
         host.pool.unwatch(job)
         job.call.stores -= 1
+        self.stored = True
         transfer.subject = None  # it is known to its job
         jobs = self._moving[job.call]
         jobs.remove(job)

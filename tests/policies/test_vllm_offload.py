@@ -76,3 +76,13 @@ def test_a_full_tier_drops_the_oldest(play, program, call, row):
     result = play(programs, VllmOffload(), cpu_blocks=4)
     assert row(result.calls, "b2")["cpu_hit_tokens"] == 16
     assert row(result.calls, "a2")["cpu_hit_tokens"] == 0
+
+
+@pytest.mark.parametrize("jumps", [False, True])
+def test_a_call_that_waits_for_a_store_starts_with_the_step_after_it(play, program, call, row, jumps):
+    """'c' finds its block on its way to the CPU until 1.1 ms: it is asked again at 2 ms, not when 'a' ends."""
+    calls = [call(name, 1, output, content="x") for name, output in (("a", 3), ("b", 1), ("c", 1))]
+    engine = {"block_size": 1, "max_num_batched_tokens": 5, "max_num_seqs": 2, "jumps": jumps}
+    result = play([program("p", *calls)], VllmOffload(), link=LinkConfig(0.01, 0.01), **engine)
+    assert row(result.transfers, "store", "cause")["finish_s"] == pytest.approx(0.0011)
+    assert row(result.calls, "c")["admitted_s"] == pytest.approx(0.002)
