@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -204,7 +205,7 @@ def main(out: Path) -> None:
         print("\n\n".join(parts[-4:]), flush=True)
     (out / "claims.md").write_text("\n\n".join(parts) + "\n")
     maps = {app: regimes(app) for app in ("code_writer", "deep_research")}
-    print(maps)
+    (out / "regimes.json").write_text(json.dumps(maps))
     draw(maps, TOOLS_S, BLOCKS, out / "regime_map", ("png",))
 
 

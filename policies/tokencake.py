@@ -45,8 +45,8 @@ class Tokencake(Policy):
         ``w_static * depth * out_degree + time_wait * log(tokens / time_wait)``
 
     and memory is divided in two phases (Algorithm 2): the reserved part follows two watermarks, and the critical
-    types share it by score and by use. A call draws on its type's reserve and on what is shared. Victims are
-    calls of uncritical types first.
+    types share it by score and by use. A call draws on its type's reserve and on what is shared; one that resumes
+    on resident KV is runnable at once and no reserve keeps it out. Victims are calls of uncritical types first.
 
     **Coordination.** Blocks that copies on their way back still lack are a debt that admissions must leave. Kept
     KV of uncritical types is given up, latest return first, before running calls run out of blocks.
@@ -212,7 +212,10 @@ class Tokencake(Policy):
         if trigger is Trigger.STEP:
             actions = self.temporal.step(view) if self._temporal else []
             actions += self._headroom(view)
-            return actions + (self.spatial.step(view) if self._spatial else [])
+            if not self._spatial:
+                return actions
+            resuming = self._temporal and any(self.temporal.resumes(call) for call in view.waiting)
+            return actions + self.spatial.step(view, resuming=resuming)
         if not self._temporal:
             return ()
         if trigger is Trigger.STALL and subject is not None:

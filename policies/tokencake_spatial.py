@@ -130,12 +130,15 @@ class Spatial:
 
     # -- partition -------------------------------------------------------------------------------------
 
-    def step(self, view: View) -> list[Action]:
-        """Divide memory anew when a period is over; lend the reserves of types that nobody waits for."""
+    def step(self, view: View, *, resuming: bool) -> list[Action]:
+        """Divide memory anew when a period is over; lend the reserves of types that nobody waits for.
+
+        A call that resumes on resident KV holds most of what it needs: no reserve may keep it out.
+        """
         if view.step >= self.next_partition:
             self.next_partition = view.step + self.rule.period
             self._divide(view)
-        wanted: dict[str, int] = dict(self.plan.reserved)
+        wanted: dict[str, int] = {} if resuming else dict(self.plan.reserved)
         if self.rule.lend:
             waiting = {call.agent_type for call in view.waiting}
             wanted = {name: blocks for name, blocks in wanted.items() if name in waiting}

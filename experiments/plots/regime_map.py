@@ -48,10 +48,16 @@ def draw(
             for y, row in enumerate(gains):
                 for x, (gain, half) in enumerate(row):
                     ratio = ratios[y][x]
-                    sure = "" if abs(gain) > half else "~"
-                    text = f"{sure}{gain:+.0f} %\n{'∞' if math.isinf(ratio) else f'{ratio:.2g}'}"
+                    sure = "~" if round(gain) and abs(gain) <= half else ""
+                    text = f"{sure}{gain:+.0f} %\n{_ratio(ratio)}" if round(gain) else f"0 %\n{_ratio(ratio)}"
                     colour = "white" if abs(gain) > 0.6 * reach else "black"
                     ax.text(x, y, text, ha="center", va="center", fontsize=6, color=colour)
         axes[0].set_ylabel("GPU memory (blocks of 16 tokens)")
         figure.colorbar(image, ax=axes, label="lower mean latency (%)", shrink=0.9)
         return save(figure, stem, formats)
+
+
+def _ratio(value: float) -> str:
+    if math.isinf(value):
+        return "∞"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

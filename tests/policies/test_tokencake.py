@@ -257,3 +257,10 @@ def test_lifted_reserves_are_not_taken_again_at_once(program, call, play):
 def test_bad_parameters(params, complaint):
     with pytest.raises(registry.PolicyError, match=complaint):
         registry.create("tokencake", params)
+
+
+def test_no_reserve_keeps_a_resuming_call_out(stalled, decided, row):
+    """All memory is another type's reserve; the returning call, whose KV is kept, starts when its tool has ended."""
+    rule = {"reserve_ratio_min": 0.9, "reserve_ratio_max": 0.9, "critical_ratio": 0.4, "lend_idle": False}
+    result, _ = decided(stalled(), Tokencake(score_threshold=100.0, partition_period=1, **rule))
+    assert row(result.calls, "second")["admitted_s"] == pytest.approx(0.063, abs=0.002)
