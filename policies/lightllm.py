@@ -41,7 +41,7 @@ class LightLLM(Policy):
         vLLM mixes them. Tokens held by other parts of a composition count as free here.
 
     Cost:
-        Each candidate is weighed against all running calls: some 240 us with a hundred of them. The peak moves
+        Each candidate is weighed against all running calls: some 110 us with a hundred of them. The peak moves
         with every output, so while calls wait every step is asked.
 
     Args:
