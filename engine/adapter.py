@@ -134,6 +134,10 @@ class EngineScheduler(Scheduler):
         """Rank of a program's arrival time: programs that arrive at once are equal."""
         return call.program.arrival_ps
 
+    def owed(self) -> int:
+        """See :meth:`tokencake.sim.scheduler.Scheduler.owed`."""
+        return self.vllm._inflight_prefill_reserved_blocks()
+
     def show_blocks(self, call: Call) -> None:
         """Let a call's holding show what vLLM holds for it."""
         self.pool.hold(call.holding, self.vllm.kv_cache_manager.get_blocks(call.id).blocks[0])

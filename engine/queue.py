@@ -81,6 +81,8 @@ class PolicyQueue(RequestQueue):
         if scheduler.closed:
             return False
         scheduler.tell_started()
+        if not self._places:
+            return False
         if len(scheduler.running) >= scheduler.max_num_active_reqs:
             return bool(self._places)  # vLLM looks at that next, and stops
         if self._offered is None:

@@ -17,6 +17,7 @@ _COMMANDS = {
         "tokencake.experiments.commands.compare",
         "predicted against measured: simulator and engine, or run and run",
     ),
+    "diff": ("tokencake.experiments.commands.diff", "the first decision in which two runs differ"),
     "trace": ("tokencake.experiments.commands.trace", "import, generate, inspect or validate a trace"),
     "policies": ("tokencake.experiments.commands.policies", "list the policies, or describe one"),
     "hardware": ("tokencake.experiments.commands.hardware", "list the hardware profiles, or build one"),

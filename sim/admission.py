@@ -93,6 +93,8 @@ class Admission:
             budget -= tokens
             self._queues.start(step, call, tokens)
             self._watcher.started(call)
+        if not self._queues.waiting:
+            return
         self._left = budget
         for offer in self.offers(self._tokens_left, cap):
             if not offer.fits:
@@ -221,13 +223,7 @@ class Admission:
             free -= self._watermark
         if self._whole and full > free:
             return False
-        return now <= (free - self._owed() if found else free)
-
-    def _owed(self) -> int:
-        """Blocks that admitted prefills still have to take (``_inflight_prefill_reserved_blocks``)."""
-        size = self._block_size
-        calls = self._prefilling + [c for c in self._loading if c.status is Status.LOADING]
-        return sum(-(-c.tokens // size) - c.holding.blocks for c in calls)
+        return now <= (free - self._queues.owed() if found else free)
 
     def _first_chunk(self, call: Call, computed: int, budget: int, cap: int) -> int:
         tokens = call.prompt + call.known - computed

@@ -24,6 +24,7 @@ from tokencake.sim.clock import Clock
 from tokencake.sim.config import PS, SimConfig, StuckError
 from tokencake.sim.cpu import CpuTier
 from tokencake.sim.cpu_blocks import BlockCpuTier
+from tokencake.sim.decisions import DecisionLog
 from tokencake.sim.extents import Holding
 from tokencake.sim.kv import RunPool
 from tokencake.sim.link import Link
@@ -65,6 +66,7 @@ class Host:
         self._make_engine()
         self.view = HostView(self, policy.info)
         self.scheduler.view = self.view
+        self.decisions = DecisionLog(self)
         self.placement = Placement(self)
         self.metrics = Metrics(self)
         self.driver = Driver(self.clock, programs, config.workload, self)
@@ -359,6 +361,8 @@ class Host:
     def preempted(self, call: Call) -> None:
         self.eventful = True
         self.metrics.waits(call)
+        if self.config.log_decisions:
+            self.decisions.add("preempted", call.id, f"preemption {call.preemptions}", "done")
         if call.stores:
             self.offloading.preempted(call)
         if self._observes:

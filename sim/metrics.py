@@ -13,7 +13,6 @@ from tokencake.sim.config import PS
 from tokencake.sim.kv_timeline import KvTimeline
 from tokencake.sim.records import (
     CALL_COLUMNS,
-    DECISION_COLUMNS,
     PROGRAM_COLUMNS,
     TRANSFER_COLUMNS,
     Integral,
@@ -39,7 +38,6 @@ class Metrics:
         self.programs = Table(PROGRAM_COLUMNS, _program_row)
         self.calls = Table(CALL_COLUMNS, _call_row)
         self.transfers = Table(TRANSFER_COLUMNS)
-        self.decisions = Table(DECISION_COLUMNS)
         self.progress: Callable[[int], None] | None = None
         self.steps = 0
         self.counts: dict[str, int] = {}
@@ -155,7 +153,7 @@ class Metrics:
 
     def result(self, timing: dict[str, float] | None = None) -> RunResult:
         """Everything at the end of a run."""
-        tables = (self.programs, self.calls, self.transfers, self.kv(), self.decisions)
+        tables = (self.programs, self.calls, self.transfers, self.kv(), self._host.decisions.table)
         return RunResult(self.summary(), *tables, timing or {})
 
     def kv(self) -> Table:

@@ -58,15 +58,7 @@ class Placement:
         named = getattr(action, "call", "") or subject
         reason = self._actions.carry_out(action, named)
         host = self._host
-        if host.config.log_decisions:
-            host.metrics.decisions.add(
-                host.now_ps / PS,
-                host.step_number,
-                f"place:{trigger.name}",
-                named,
-                repr(action),
-                reason or "done",
-            )
+        host.decisions.add(f"place:{trigger.name}", named, repr(action), reason or "done")
         if reason:
             host.metrics.count("actions_refused")
             host.tell(Event(EventKind.ACTION_REFUSED, host.now_ps / PS, call=named, action=action, reason=reason))

@@ -123,7 +123,7 @@ STEP_COLUMNS = (
     "cpu_s",
 )
 
-DECISION_COLUMNS = ("time_s", "step", "hook", "subject", "decision", "outcome")
+DECISION_COLUMNS = ("time_s", "step", "hook", "subject", "decision", "outcome", "digest", "seen")
 
 
 @dataclass(slots=True)

@@ -88,6 +88,12 @@ class Scheduler:
         """Something happened on which a policy's order may depend."""
         self._admission.changed = True
 
+    def owed(self) -> int:
+        """Blocks that admitted prefills and loads still have to take (``_inflight_prefill_reserved_blocks``)."""
+        size = self.block_size
+        calls = self.prefilling + [call for call in self.loading if call.status is Status.LOADING]
+        return sum(-(-call.tokens // size) - call.holding.blocks for call in calls)
+
     def enqueue(self, call: Call) -> None:
         """A call arrives at the tail of the queue (``add_request``)."""
         self.waiting[call] = None
