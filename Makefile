@@ -48,8 +48,8 @@ demo: $(VENV)/stamp  ## run the main job on the bundled traces: figures and tabl
 test: try-engine  ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -m 'not slow' --ignore=tests/bench
 
-test-slow: try-engine  ## run the slow tests
-	$(BIN)/python -m pytest -m slow --ignore=tests/bench
+test-slow: try-engine  ## run the slow tests, on all cores
+	$(BIN)/python -m pytest -m slow --ignore=tests/bench -p no:benchmark -n auto
 
 test-all: try-engine  ## run every test
 	$(BIN)/python -m pytest --ignore=tests/bench

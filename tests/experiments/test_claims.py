@@ -41,7 +41,7 @@ def test_direction(app):
     stock, paper = (run(programs, name, 0) for name in ("vllm", "tokencake"))
     assert paper.latency_s < stock.latency_s
     assert paper.computed < stock.computed
-    assert paper.seconds["tools"] == stock.seconds["tools"]
+    assert paper.seconds["tools"] == pytest.approx(stock.seconds["tools"])  # the same sum in another order
 
 
 def test_ample_memory_is_a_tie():

@@ -154,8 +154,6 @@ def test_overwrite_replaces_the_run(tmp_path, capsys):
         (["trace=demo", "bounds.infinite_kv=7"], "bounds.infinite_kv: must be bool"),
         (["trace=demo", "seed=one"], "seed: must be int, got 'one'"),
         (["trace=demo", "host=smi"], "did you mean 'sim'?"),
-        (["trace=demo", "host=virtual"], "host=virtual"),
-        (["trace=demo", "host=live"], "host=live"),
         (["trace=demo", "sed=1"], "did you mean 'seed'?"),
         (["trace=demo", "+engine.x=1"], "engine.x: unknown key"),
         (["trace=demo", "overwrite=perhaps"], "overwrite: must be true or false"),
@@ -174,6 +172,18 @@ def test_overwrite_replaces_the_run(tmp_path, capsys):
 )
 def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, capsys):
     assert said in refused(capsys, "run", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["virtual", "live"])
+@pytest.mark.parametrize(("version", "said"), [(None, "is not installed"), ("0.22.1", "vLLM 0.22.1 is not a tested")])
+def test_without_a_tested_vllm_one_line_says_how_to_get_it(host, version, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if version is None else name)
+    monkeypatch.setattr("tokencake.engine.install.installed", lambda: version)
+    line = refused(capsys, "run", "trace=demo", f"host={host}")
+    assert f"host={host}" in line
+    assert said in line
+    assert "make engine" in line
     assert list(tmp_path.iterdir()) == []
 
 
