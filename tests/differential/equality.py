@@ -68,7 +68,7 @@ def differences(case: Case, make_policy: Callable[[], Policy], *, native: str = 
         return [f"the simulator ends: {ended[0]}, vLLM ends: {ended[1]}"]
     virtual.pool.check([])
     ours, theirs = simulated.metrics.result(), virtual.metrics.result()
-    return [*_tables(ours, theirs), *_summary(ours, theirs), *_memory(case, simulated, virtual)]
+    return [*_tables(ours, theirs, native), *_summary(ours, theirs), *_memory(case, simulated, virtual)]
 
 
 def _ends(host: Host) -> bool:
@@ -79,9 +79,11 @@ def _ends(host: Host) -> bool:
     return True
 
 
-def _tables(ours: RunResult, theirs: RunResult) -> Iterator[str]:
+def _tables(ours: RunResult, theirs: RunResult, native: str) -> Iterator[str]:
     for name in ("decisions", "calls", "programs", "transfers", "kv"):
         a, b = (list(zip(*getattr(result, name).columns.values(), strict=True)) for result in (ours, theirs))
+        if name == "decisions" and native:  # vLLM itself asks no hook
+            a, b = ([row[:6] for row in rows if row[2] in ("admitted", "preempted")] for rows in (a, b))
         if a != b:
             at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
             yield f"{name}, row {at}: simulator {a[at : at + 1]}, vLLM {b[at : at + 1]}"
