@@ -84,7 +84,6 @@ class EngineScheduler(Scheduler):
     Attributes:
         requests: VLLM's requests by the id of their call.
         calls: The calls, by the same ids.
-        took_ps: How long the step planned last takes.
         copies: What the plan says to vLLM's connector, if there is a CPU tier.
     """
 
@@ -103,7 +102,8 @@ class EngineScheduler(Scheduler):
         self.explicit = True
         self._keeps_calls = overrides(policy, "evict_order")
         self._admitting = False
-        self.took_ps = self._delivered_ps = 0
+        self._delivered_ps = 0
+        self._planned: EngineStep | None = None
         self.copies: Any = None
         self._takes_blocks = overrides(policy, "place")
         vllm.attach(
@@ -167,11 +167,19 @@ class EngineScheduler(Scheduler):
         for name, tokens in planned.num_scheduled_tokens.items():
             self._note(step, self.calls[name], tokens)
         self.decodes.tick += 1
-        step.result, self.took_ps = self._host.execute(step)
+        self._planned = step
         if step.tokens:
             return step
+        self.execute()
         self.vllm.update_from_output(planned, step.result)
         return None
+
+    def execute(self) -> int:
+        """Run the step planned last, now that its copies are under way; its time in picoseconds."""
+        step = self._planned
+        assert step is not None
+        step.result, took_ps = self._host.execute(step)
+        return took_ps
 
     def deliver(self, step: EngineStep) -> None:
         """A step has ended: let vLLM process its outputs; it reports the calls that end."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 CLOCKS: Final = ("warp", "wall")
+COPIES: Final = ("measured", "link")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class LiveConfig:
         load_format: vLLM's; ``dummy`` makes up the weights.
         clock: ``warp``: the clock advances by the CPU time of each step (wall time, with a GPU) and
             skips idle time; ``wall``: the machine's clock, and tools really take their time.
+        copies: A copy between the tiers takes the time that it is ``measured`` to take, or what the
+            configured ``link`` says.
         repeat: Tells repeats of one run apart; changes nothing.
     """
 
@@ -25,8 +28,10 @@ class LiveConfig:
     dtype: str = "auto"
     load_format: str = "auto"
     clock: str = "warp"
+    copies: str = "measured"
     repeat: int = 0
 
     def __post_init__(self) -> None:
-        if self.clock not in CLOCKS:
-            raise ValueError(f"live.clock must be one of {', '.join(CLOCKS)}, got {self.clock}")
+        for name, known in (("clock", CLOCKS), ("copies", COPIES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"live.{name} must be one of {', '.join(known)}, got {getattr(self, name)}")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _SLAB: Final = 256
 """Slots in a slab."""
 
+Staged = list[list["torch.Tensor"]]
+"""Copies of slots, slab by slab and layer by layer."""
+
 
 class KvCopies:
     """Copies of KV blocks in host memory, by slot.
@@ -38,11 +41,19 @@ class KvCopies:
             for layer, host in zip(self._layers, slab, strict=True):
                 host.index_copy_(0, offsets, layer.index_select(0, chosen.to(layer.device)).to(host.device))
 
-    def load(self, slots: Sequence[int], blocks: Sequence[int]) -> None:
-        """Copy slots to blocks of the engine; done when it returns."""
-        for slab, chosen, offsets in self._by_slab(blocks, slots):
-            for layer, host in zip(self._layers, slab, strict=True):
-                layer.index_copy_(0, chosen.to(layer.device), host.index_select(0, offsets).to(layer.device))
+    def stage(self, slots: Sequence[int]) -> Staged:
+        """Copy slots aside, in two passes as :meth:`load` would take; done when it returns."""
+        return [
+            [host.index_select(0, offsets).clone() for host in slab]
+            for slab, _, offsets in self._by_slab(range(len(slots)), slots)
+        ]
+
+    def load(self, slots: Sequence[int], blocks: Sequence[int], staged: Staged | None = None) -> None:
+        """Copy slots, or what was staged of them, to blocks of the engine; done when it returns."""
+        staged = staged or self.stage(slots)
+        for (_, chosen, _), layers in zip(self._by_slab(blocks, slots), staged, strict=True):
+            for layer, data in zip(self._layers, layers, strict=True):
+                layer.index_copy_(0, chosen.to(layer.device), data.to(layer.device))
 
     def _by_slab(
         self, blocks: Sequence[int], slots: Sequence[int]

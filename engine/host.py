@@ -62,7 +62,7 @@ class EngineHost(Host):
         self.vllm = vllm
         self._native = native
         super().__init__(config, policy, programs, knowledge)
-        self._step_ps = lambda *_: self.scheduler.took_ps  # as executed
+        self._step_ps = lambda *_: self.scheduler.execute()
         self.pool.rank_by(self.pool.evict_key, self.scheduler.calls)
 
     def execute(self, step: EngineStep) -> tuple[Any, int]:

@@ -13,16 +13,20 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tokencake.engine.contents import HashedChain
+from tokencake.engine.copies import KvCopies
 from tokencake.engine.forced import OUTPUT
 from tokencake.engine.host import EngineHost
 from tokencake.engine.live_clock import PS_PER_NS, LiveClock, Meter, StoppedError, stopping
-from tokencake.engine.scheduler import PolicyScheduler
-from tokencake.engine.stock import make_scheduler
+from tokencake.engine.live_link import LiveLink
+from tokencake.engine.offloading import Job
+from tokencake.engine.tier import EngineTier
+from tokencake.engine.virtual import policy_scheduler
 from tokencake.policies.api import Info
 from tokencake.sim.config import PS
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.latency.linear import features
 from tokencake.sim.records import STEP_COLUMNS, Table
+from tokencake.sim.stall import Stall
 
 if TYPE_CHECKING:
     from tokencake.engine.adapter import EngineStep
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from tokencake.policies.api import Policy
     from tokencake.sim.calls import Call
     from tokencake.sim.config import SimConfig
+    from tokencake.sim.link import Transfer
     from tokencake.traces.schema import Program
 
 
@@ -54,6 +59,7 @@ class LiveHost(EngineHost):
     """
 
     clock: LiveClock
+    link: LiveLink
 
     def __init__(
         self,
@@ -81,6 +87,27 @@ class LiveHost(EngineHost):
     def _make_clock(self) -> LiveClock:
         return LiveClock(paced=self._live.clock == "wall")
 
+    def _make_link(self) -> LiveLink:
+        copies = KvCopies(self._runtime.kv_tensors)
+        measured = self._live.copies == "measured"
+        cpu_time = self._runtime.on_cpu and not self.clock.paced
+        return LiveLink(self.clock, self.config.link, copies, self._where, measured=measured, cpu_time=cpu_time)
+
+    def _where(self, transfer: Transfer) -> tuple[list[int], list[int]]:
+        """Blocks of the engine, and buffers of the CPU tier, that a transfer is about."""
+        subject = transfer.subject
+        if isinstance(subject, Job):
+            specs = (subject.order.src_spec, subject.order.dst_spec)
+            blocks, slots = specs if transfer.direction == "d2h" else specs[::-1]
+            return blocks.block_ids.tolist(), slots.block_ids.tolist()
+        assert isinstance(subject, Stall)
+        holding = subject.source if transfer.direction == "d2h" else subject.pin
+        chain = subject.call.holding.chain
+        numbers = [number for _, lo, hi in subject.parts for number in range(lo, hi)]
+        held: Any = holding.spans or self.pool.match(chain, numbers[-1] + 1).parts
+        assert isinstance(self.cpu, EngineTier)
+        return [held[number] for number in numbers], self.cpu.slots(subject.parts)
+
     def _queue(self, call: Call) -> None:
         super()._queue(call)
         if self._force:
@@ -102,6 +129,7 @@ class LiveHost(EngineHost):
         """See :meth:`EngineHost.execute`."""
         start = max(self.now_ps, self.last_end_ps)
         self.clock.wait(start)
+        self.link.before_step()
         output = self._run_model(step.planned)
         if not step.tokens:
             return output, 0
@@ -151,7 +179,7 @@ def live_host(
         force: Make the model say what the trace says.
     """
     knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
-    vllm = make_scheduler(config.engine, kind=PolicyScheduler)
+    vllm = policy_scheduler(config, policy)
     return LiveHost(config, policy, iter(programs), knowledge, vllm, runtime, live, force=force)
 
 

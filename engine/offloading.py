@@ -94,15 +94,17 @@ class Job:
     Attributes:
         number: VLLM's number.
         call: Whose blocks.
+        order: What vLLM's worker would be told: blocks of the engine and of the tier.
         blocks: How many.
         runs: Stretches of consecutive blocks of the call.
         transfer: On the link, once it has been submitted.
     """
 
-    __slots__ = ("blocks", "call", "number", "runs", "transfer")
+    __slots__ = ("blocks", "call", "number", "order", "runs", "transfer")
 
-    def __init__(self, number: int, call: Call, numbers: list[int]):
+    def __init__(self, number: int, order: Any, call: Call, numbers: list[int]):
         self.number = number
+        self.order = order
         self.call = call
         self.blocks = len(numbers)
         self.runs = runs_of(numbers)
@@ -127,7 +129,7 @@ class EngineOffloading(Offloading):
         self._when = policy.store_when if self._asks else ()
         if not native:
             self._connector.asked = self
-        host.pool.on_taken = self._connector._current_batch_allocated_block_ids.update
+        host.pool.on_taken = self._taken
         self._answers: dict[str, int] = {}
         self._last: dict[str, int] = {}
         self._causes: dict[str, str] = {}
@@ -137,6 +139,10 @@ class EngineOffloading(Offloading):
         self._overwritten: list[StoreJob] = []
         self._jobs: dict[int, Job] = {}
         self._ready: dict[int, list[Job]] = {}
+
+    def _taken(self, numbers: list[int]) -> None:
+        """Blocks are overwritten without a plan of vLLM: it must wait for stores that read them, as for its own."""
+        self._connector._current_batch_allocated_block_ids.update(numbers)  # another set after every plan
 
     # -- what the policy wants stored ------------------------------------------------------------------
 
@@ -232,7 +238,7 @@ class EngineOffloading(Offloading):
         call = self._calls.get(order.req_id) or self._engine.scheduler.calls[order.req_id]
         keys = self._connector._jobs[number].keys
         hashes = call.holding.chain.block_hashes  # type: ignore[attr-defined]
-        job = Job(number, call, [i for i, found in enumerate(hashes) if key_of(found) in keys])
+        job = Job(number, order, call, [i for i, found in enumerate(hashes) if key_of(found) in keys])
         self._jobs[number] = job
         return job
 

@@ -101,8 +101,6 @@ def check_live(config: SimConfig, live: LiveConfig) -> Model:
     check(config)
     if config.engine.async_scheduling:
         raise ConfigError("engine.async_scheduling must be false with host=live")
-    if config.engine.cpu_blocks:
-        raise ConfigError(f"engine.cpu_blocks must be 0 with host=live, got {config.engine.cpu_blocks}")
     if config.link.free:
         raise ConfigError("bounds.free_transfer needs host=sim or host=virtual: copies take time")
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from tokencake.engine.adapter import EngineStep
 from tokencake.engine.contents import HashedChain
 from tokencake.engine.host import EngineHost
-from tokencake.engine.scheduler import PolicyAsyncScheduler, PolicyScheduler
+from tokencake.engine.scheduler import Asking, PolicyAsyncScheduler, PolicyScheduler
 from tokencake.engine.stock import make_scheduler
 from tokencake.policies.api import Info, Policy
 from tokencake.sim.config import SimConfig
@@ -54,6 +54,13 @@ def virtual_host(config: SimConfig, policy: Policy, programs: Iterable[Program],
             connector, instead of the policy's hooks.
 
     """
+    knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
+    vllm = policy_scheduler(config, policy, native=native)
+    return VirtualHost(config, policy, iter(programs), knowledge, vllm, native=bool(native))
+
+
+def policy_scheduler(config: SimConfig, policy: Policy, *, native: str = "") -> Asking:
+    """A fresh scheduler of vLLM for a run; arguments as those of `virtual_host`."""
     kind = PolicyAsyncScheduler if config.engine.async_scheduling else PolicyScheduler
     transfer = None
     if config.engine.cpu_blocks:
@@ -61,6 +68,5 @@ def virtual_host(config: SimConfig, policy: Policy, programs: Iterable[Program],
 
         prompt_only = bool(native) and getattr(policy, "prompt_only", True)
         transfer = transfer_config(config.engine, config.block_bytes, prompt_only=prompt_only)
-    vllm = make_scheduler(config.engine, native or "fcfs", kind=kind, transfer=transfer)
-    knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
-    return VirtualHost(config, policy, iter(programs), knowledge, vllm, native=bool(native))
+    scheduler: Asking = make_scheduler(config.engine, native or "fcfs", kind=kind, transfer=transfer)
+    return scheduler

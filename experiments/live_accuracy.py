@@ -3,7 +3,7 @@
 ``python -m tokencake.experiments.live_accuracy OUT`` makes the tables of ``docs/validation.md``. The traces
 are those of the demo generator; the calibration runs an invented load that has nothing to do with them, right
 before each setting. Policies take turns, repeat after repeat, so that what else the machine does meets all of
-them. Two idle cores need about a quarter of an hour.
+them. Two idle cores need about half an hour.
 
 Everything is done with `tokencake` commands, and printed as such, so that any part can be run alone.
 """
@@ -37,8 +37,18 @@ SETTINGS = {
         ("vllm", "vllm-priority", "autellix", "continuum", "srpf", "thunderagent"),
         ("engine.cpu_gib=0", "trace.qps=1.5", "trace.programs_count=24"),
     ),
+    "crowd": Setting(
+        ("vllm", "vllm-priority", "vllm-offload", "autellix", "continuum", "infercept", "kvflow"),
+        (
+            "trace.qps=3",
+            "trace.programs_count=28",
+            "trace.task_tokens=500",
+            "trace.system_tokens=300",
+            "trace.tool_scale=0.5",
+        ),
+    ),
 }
-"""What is measured: programs with long tools, in bursts, without a CPU tier."""
+"""Without a CPU tier, programs with long tools; with one, more programs with short tools."""
 
 
 def run(words: Sequence[str] | None = None) -> None:

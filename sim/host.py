@@ -61,7 +61,7 @@ class Host:
         self.policy = policy
         self.knowledge = knowledge
         self.clock = self._make_clock()
-        self.link = Link(self.clock, config.link)
+        self.link = self._make_link()
         self.live: dict[str, Call] = {}
         self._make_engine()
         self.view = HostView(self, policy.info)
@@ -91,6 +91,10 @@ class Host:
     def _make_clock(self) -> Clock:
         """Time; a host that keeps real time makes its own."""
         return Clock()
+
+    def _make_link(self) -> Link:
+        """What moves KV; a host that has KV makes its own."""
+        return Link(self.clock, self.config.link)
 
     def _make_engine(self) -> None:
         """Make what decides and remembers like vLLM; a host that has vLLM itself makes that."""

@@ -24,7 +24,7 @@ def calls_of(programs):
     return sum(isinstance(node, LLMNode) for program in programs for node in program.nodes)
 
 
-def config(blocks=40, cpu_blocks=0, **engine):
+def config(blocks=40, cpu_blocks=120, **engine):
     sizes = {"max_num_batched_tokens": 256, "max_num_seqs": 8, "max_model_len": 1024}
     link = LinkConfig(d2h_gb_s=0.5, h2d_gb_s=0.5, per_run_us=20)
     engine = EngineConfig(blocks, 32, cpu_blocks=cpu_blocks, **sizes | engine)

@@ -27,10 +27,11 @@ def recorded(result, base):
     )
 
 
-@pytest.mark.parametrize("policy", ["vllm", "vllm-priority", "autellix", "continuum"])
+@pytest.mark.parametrize("policy", ["vllm", "vllm-priority", "autellix", "continuum", "vllm-offload", "kvflow"])
 def test_a_simulation_with_the_recorded_step_times_is_the_live_run(runtime, policy):
     settings = config()
-    live = run_live(demo(), settings, registry.create(policy, {}), LiveConfig(model="xs"), runtime=runtime)
+    chosen = LiveConfig(model="xs", copies="link")
+    live = run_live(demo(), settings, registry.create(policy, {}), chosen, runtime=runtime)
     assert live.summary["calls"] == calls_of(demo())
     again = config(jumps=False)
     object.__setattr__(again, "latency", recorded(live, settings.latency))
@@ -38,6 +39,7 @@ def test_a_simulation_with_the_recorded_step_times_is_the_live_run(runtime, poli
     assert replayed.summary["outside_measured_range"].pop("not_as_recorded") == 0
     assert replayed.calls.columns == live.calls.columns
     assert replayed.programs.columns == live.programs.columns
+    assert replayed.transfers.columns == live.transfers.columns
 
 
 def test_steps_are_recorded_as_they_were_measured(runtime):
@@ -70,6 +72,8 @@ def test_wall_time_is_the_machines_and_tools_take_theirs(runtime):
 def test_nothing_is_left_behind(runtime, policy):
     settings = config(blocks=30)
     host = play(runtime, demo(count=4, seed=3), registry.create(policy, {}), settings)
+    assert host.cpu.pinned == 0
+    assert host.link.idle
     assert host.pool.free == settings.engine.gpu_blocks
     host.pool.check([])
     assert not host.placement.stalls
@@ -124,6 +128,24 @@ def test_what_the_engine_does_not_have_is_refused(runtime, change, live, said):
         run_live(demo(), config(**change), Policy(), LiveConfig(**{"model": "xs"} | live))
 
 
-def test_settings_are_checked():
-    with pytest.raises(ValueError, match=r"live.clock must be one of warp, wall, got nonsense"):
-        LiveConfig(clock="nonsense")
+@pytest.mark.parametrize("name", ["clock", "copies"])
+def test_settings_are_checked(name):
+    with pytest.raises(ValueError, match=f"live.{name} must be one of .*, got nonsense"):
+        LiveConfig(**{name: "nonsense"})
+
+
+def test_measured_copies_take_time_and_the_links_take_its_own(runtime):
+    policy = registry.create("vllm-offload", {})
+    measured = run_live(demo(), config(blocks=28), policy, LiveConfig(model="xs"), runtime=runtime)
+    settings = config(blocks=28)
+    policy = registry.create("vllm-offload", {})
+    emulated = run_live(demo(), settings, policy, LiveConfig(model="xs", copies="link"), runtime=runtime)
+    assert measured.summary["h2d_bytes"] > 0 < emulated.summary["h2d_bytes"]
+    columns = emulated.transfers.columns
+    # 32 KiB a block at 0.5 GB/s, and 20 us a run.
+    fastest = [blocks * 32768 / 0.5e9 + 20e-6 for blocks in columns["blocks"]]
+    took = [end - start for start, end in zip(columns["start_s"], columns["finish_s"], strict=True)]
+    assert all(seconds >= least - 1e-12 for seconds, least in zip(took, fastest, strict=True))
+    assert any(seconds == pytest.approx(least) for seconds, least in zip(took, fastest, strict=True))
+    columns = measured.transfers.columns
+    assert all(end > start for start, end in zip(columns["start_s"], columns["finish_s"], strict=True))
