@@ -136,7 +136,8 @@ class Actions:
             return "a transfer is under way"
         chain = stall.call.holding.chain
         wanted = stall.view.blocks if action.blocks is None else min(action.blocks, stall.view.blocks)
-        present = stall.view.blocks if stall.call is self._placement.ending else self._placement.gpu_blocks(stall.call)
+        held = stall.call is self._placement.ending and stall.call.holding.blocks  # no action has let go of it yet
+        present = stall.view.blocks if held else self._placement.gpu_blocks(stall.call)
         limit = max(stall.pin.hashed, min(wanted, present))
         if limit <= 0:
             return "no block of the chain is on the GPU"

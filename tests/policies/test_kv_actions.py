@@ -82,6 +82,13 @@ def test_an_offload_holds_all_that_it_reads_also_where_less_was_kept(play, progr
     assert row(result.calls, "flood")["admitted_s"] == pytest.approx(0.03 + 0.016)
 
 
+def test_what_was_dropped_cannot_be_offloaded(play, program, turn, scripted):
+    policy = scripted({("STALL", "first"): (Drop(), Offload())})
+    result = play([program("p", *turn(16))], policy)
+    assert policy.refusals() == [("Offload", "no block of the chain is on the GPU")]
+    assert moves(result) == []
+
+
 def test_all_memory_pinned_and_nothing_runnable(play, program, turn, call, row, scripted):
     """Three programs keep their KV, a fourth needs room: exactly one pin is lifted, that of the latest return."""
     policy = scripted({("STALL", "first"): (Keep(),)})
