@@ -270,11 +270,12 @@ class Host:
         """Plan steps until the pipeline is full."""
         scheduler = self.scheduler
         inflight = scheduler.inflight
-        eventful = self.eventful or not self.steady
+        eventful = not self.steady
         while len(inflight) < self._depth:
             self.step_number = scheduler.decodes.tick
             if self._places:
                 self.placement.begin_step(self.eventful)
+            eventful = eventful or self.eventful  # before this plan, or in one that only preempted
             self.eventful = False
             step = scheduler.schedule()
             start = now if self.last_end_ps < now else self.last_end_ps

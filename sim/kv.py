@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from tokencake.sim.chains import Chain, ContentTree, Segment
 from tokencake.sim.extents import NO_MATCH, EvictKey, Extent, FreeRun, Holding, Match
+from tokencake.sim.free_list import FreeList
 
 
 class RunPool:
@@ -38,11 +39,9 @@ class RunPool:
         self.on_reuse: Callable[[object], None] | None = None
         self._tree = tree
         self._caching = caching
-        self._unhashed_first = unhashed_first
         self._seq = 0
         self._watched: dict[object, list[Extent]] = {}
-        self._list = FreeRun(None, 0, 0)
-        self._link(FreeRun(None, 0, blocks), self._list)
+        self._list = FreeList(blocks, empty_first=unhashed_first)
 
     # -- lookup -----------------------------------------------------------------------------
 
@@ -96,7 +95,7 @@ class RunPool:
             raise ValueError(f"cannot take {count} blocks, {self.free} are free")
         holding.private += count
         self.free -= count
-        run = self._list.next
+        run = self._list.first
         if self.evict_key is None and run.hi - run.lo > count:  # nearly always
             head = run.extent
             if head is None:
@@ -109,9 +108,9 @@ class RunPool:
                 self.evicted += count
                 return
         while count:
-            run, legal = self._list.next, count
+            run, legal = self._list.first, count
             if self.evict_key is not None:
-                run, legal = self._choose()
+                run, legal = self._list.choose(self.evict_key)
             extent = run.extent
             size = run.hi - run.lo
             taken = min(count, size, legal)
@@ -122,7 +121,7 @@ class RunPool:
                     self._split(extent, run.hi + taken)
                 self._evict(extent, run, taken)
             elif run.hi == run.lo:
-                self._unlink(run)
+                self._list.remove(run)
 
     def grow(self, holding: Holding, hashed: int) -> None:
         """Hash private blocks so that the leading ``hashed`` blocks of the chain are findable."""
@@ -147,7 +146,7 @@ class RunPool:
         """
         if holding.private:
             self.free += holding.private
-            self._add_empty(holding.private)
+            self._list.add_empty(holding.private)
             holding.private = 0
         for extent, depth in reversed(holding.spans):
             self._drop_reference(extent, depth, holding)  # type: ignore[arg-type]
@@ -158,7 +157,7 @@ class RunPool:
         """Drop the references above the leading ``blocks`` hashed blocks, and private blocks."""
         if holding.private:
             self.free += holding.private
-            self._add_empty(holding.private)
+            self._list.add_empty(holding.private)
             holding.private = 0
         while holding.hashed > blocks:
             span = holding.spans.pop()
@@ -261,7 +260,7 @@ class RunPool:
                     forgotten += count
         self.evicted -= forgotten  # given up, not overwritten
         if forgotten:
-            self._link(FreeRun(None, 0, forgotten), self._list)
+            self._list.insert(FreeRun(None, 0, forgotten), after=None)
         return forgotten
 
     # -- internals -----------------------------------------------------------------------------
@@ -304,7 +303,7 @@ class RunPool:
         # Only an eviction order asks for the owner, and cached blocks would keep it, with its program, alive.
         run = FreeRun(extent, held, depth, None if self.evict_key is None else holding.owner)
         extent.runs.append(run)
-        self._link(run, self._list.prev)
+        self._list.append(run)
         self.free += depth - held
         self.cached += depth - held
 
@@ -317,7 +316,7 @@ class RunPool:
                 run.lo = upto
                 break
             runs.pop()
-            self._unlink(run)
+            self._list.remove(run)
         extent.held = upto
         self.free -= taken
         self.cached -= taken
@@ -333,7 +332,7 @@ class RunPool:
         self.cached -= count
         self.evicted += count
         if run.hi == run.lo:
-            self._unlink(run)
+            self._list.remove(run)
             extent.runs.remove(run)
             if extent.hi == extent.lo:
                 segment = extent.segment
@@ -369,7 +368,7 @@ class RunPool:
             elif run.hi > at:
                 deep = FreeRun(upper, at, run.hi, run.owner)
                 upper.runs.append(deep)
-                self._link(deep, run.prev)
+                self._list.insert(deep, after=run.prev)
                 run.hi = at
                 kept.append(run)
             else:
@@ -382,57 +381,16 @@ class RunPool:
             extent.stores = [s for s in extent.stores if s[0] < at]
         return upper
 
-    def _choose(self) -> tuple[FreeRun, int]:
-        """The run that the policy gives up first, and how many blocks before it is asked again.
-
-        Empty blocks always go before cached ones, and a cached block after the free ones that follow it.
-        """
-        key = self.evict_key
-        assert key is not None
-        best: FreeRun | None = None
-        best_key: object = None
-        best_floor = 0
-        run = self._list.next
-        while run is not self._list:
-            if run.extent is None:
-                return run, run.hi - run.lo
-            value = key(run.owner)
-            if best is None or value < best_key:  # type: ignore[operator]
-                floor = _leaf_floor(run.extent, run)
-                if floor < run.hi:
-                    best, best_key, best_floor = run, value, floor
-            run = run.next
-        assert best is not None
-        return best, best.hi - best_floor
-
-    def _add_empty(self, count: int) -> None:
-        at = self._list.next if self._unhashed_first else self._list.prev
-        if at is not self._list and at.extent is None:
-            at.hi += count
-        else:
-            self._link(FreeRun(None, 0, count), self._list if self._unhashed_first else self._list.prev)
-
-    def _link(self, run: FreeRun, after: FreeRun) -> None:
-        run.prev, run.next = after, after.next
-        after.next.prev = run
-        after.next = run
-
-    def _unlink(self, run: FreeRun) -> None:
-        run.prev.next = run.next
-        run.next.prev = run.prev
-
     # -- inspection ------------------------------------------------------------------------------
 
     def free_list(self) -> list[tuple[Segment | None, int]]:
         """The free list, head first: ``(segment, block index)``, or ``(None, 0)`` if empty."""
         blocks: list[tuple[Segment | None, int]] = []
-        run = self._list.next
-        while run is not self._list:
+        for run in self._list:
             if run.extent is None:
                 blocks.extend([(None, 0)] * (run.hi - run.lo))
             else:
                 blocks.extend((run.extent.segment, i) for i in range(run.hi - 1, run.lo - 1, -1))
-            run = run.next
         return blocks
 
     def check(self, holdings: list[Holding]) -> None:
@@ -443,14 +401,12 @@ class RunPool:
         """
         free = empty = 0
         extents: dict[int, Extent] = {}
-        run = self._list.next
-        while run is not self._list:
+        for run in self._list:
             free += run.hi - run.lo
             if run.extent is None:
                 empty += run.hi - run.lo
             else:
                 extents[id(run.extent)] = run.extent
-            run = run.next
         private = sum(h.private for h in holdings)
         for holding in holdings:
             for extent, _ in holding.spans:
@@ -480,24 +436,6 @@ def _covering(extents: list[Extent], block: int) -> tuple[Extent | None, int]:
         if extent.seq < best.seq and block < extent.lo < end:
             end = extent.lo
     return best, end
-
-
-def _leaf_floor(extent: Extent, run: FreeRun) -> int:
-    """Down to which block a free run may be evicted before other free blocks must be looked at again.
-
-    A block goes after the free blocks that follow it; at ``run.hi`` nothing of the run may go now. The
-    top of another copy counts, too: from there on, the two compete.
-    """
-    floor = run.lo
-    for other in extent.segment.extents:
-        if other.held <= run.hi < other.hi:
-            return run.hi
-        if other is not extent and floor < other.hi <= run.hi and other.held < other.hi:
-            floor = min(other.hi, run.hi - 1)
-    for depth, children in extent.segment.branches.items():
-        if floor < depth <= run.hi and any(e.lo == e.held == depth for c in children.values() for e in c.extents):
-            floor = depth
-    return floor
 
 
 def _later_copy(extents: list[Extent], extent: Extent, lo: int, hi: int) -> bool:
