@@ -53,6 +53,7 @@ class Scheduling:
         self._refused: dict[str, None] = {}
         self._borrowing: dict[str, None] = {}
         self._scan_step = -1
+        self._offers = True
         self._uncommitted = 0
         self._waiting_best: dict[str, int] = {}
         self._prefilling: list[CallView] = []
@@ -106,7 +107,9 @@ class Scheduling:
         While nothing happens, admitted calls only take what they have been committed, so a call that was
         denied stays denied: nobody is offered until something happens.
         """
-        if self._stuck(view):
+        stuck = self._stuck(view)
+        self._offers = not stuck
+        if stuck:
             self._count_denials(view)
             return ()
         self._settle(view)
@@ -124,8 +127,8 @@ class Scheduling:
         return [t.call for t in tracked]
 
     def next_scan(self, view: View) -> int:
-        """Next step in which an answer may change without an event."""
-        return self._next_partition if self._stuck(view) else view.step + 1
+        """Next step in which an answer may change without an event: if only from all calls, denied, to none."""
+        return self._next_partition if self._stuck(view) and not self._offers else view.step + 1
 
     def _stuck(self, view: View) -> bool:
         """Whether the last scan offered every waiting call and denied it, and nothing happened since."""
