@@ -227,15 +227,16 @@ class Tokencake(Policy):
         return ()
 
     def next_change(self, view: View) -> tuple[float | None, int | None] | None:
-        """In every step while blocks are set aside; before kept KV is in the way of growth; at a partition."""
+        """In every step while blocks are set aside; before growth needs kept KV or a call's blocks; at a partition."""
         if self._temporal and self.temporal.reserving:
             return None, view.step + 1
         steps = []
         if self._spatial:
             steps.append(max(view.step + 1, self.spatial.next_partition))
+            if self.spatial.floor and view.waiting and view.running:
+                steps.append(_grown(view, self.spatial.floor))
         if self._temporal and self.temporal.keeping and view.running:
-            rounds = (view.gpu.free - len(view.running)) // len(view.running)
-            steps.append(view.step + max(1, rounds * view.block_size))
+            steps.append(_grown(view, len(view.running)))
         return (None, min(steps)) if steps else None
 
     def _headroom(self, view: View) -> list[Action]:
@@ -244,3 +245,9 @@ class Tokencake(Policy):
         if short <= 0 or not self._temporal or not self.temporal.keeping:
             return []
         return self.temporal.relieve(tuple(self.spatial.plan.reserved), short)
+
+
+def _grown(view: View, blocks: int) -> int:
+    """Step before which running calls cannot have grown so much that fewer than ``blocks`` are free."""
+    rounds = (view.gpu.free - blocks) // len(view.running)
+    return view.step + max(1, rounds * view.block_size)

@@ -46,12 +46,14 @@ class Spatial:
     Attributes:
         plan: Present division of memory; its reserved types are the critical ones.
         next_partition: Step at which memory is divided anew.
+        floor: Free blocks below which a call is in the way that reservations alone kept out of the last scan.
     """
 
     def __init__(self, rule: SpatialRule):
         self.rule = rule
         self.plan = Partition(0)
         self.next_partition = 0
+        self.floor = 0
         self._ratio = rule.partition.ratio_min if rule.dynamic else rule.static_ratio
         self._static: dict[str, float] = {}
         self._waited: dict[str, float] = {}
@@ -101,6 +103,7 @@ class Spatial:
 
     def order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
         """Waiting calls by hybrid priority, as of the last event."""
+        self.floor = 0
         if self._changed or len(waiting) != len(self._order):
             self._changed = False
             now = view.now
@@ -111,10 +114,14 @@ class Spatial:
 
     def admit(self, view: View, call: CallView, need: Need, debt: int) -> Verdict:
         """Stock admission beside upload debt; a call that only reservations keep out is passed over."""
-        if view.running and need.full + need.free_hits > view.gpu.free - debt:
+        taken = need.full + need.free_hits + debt
+        if view.running and taken > view.gpu.free:
             return Verdict.STOP
         if not need.fits:
-            return Verdict.SKIP if self._reserved else Verdict.STOP
+            if not self._reserved:
+                return Verdict.STOP
+            self.floor = max(self.floor, taken)
+            return Verdict.SKIP
         self._waited[call.id] = max(0.0, self.wait_s(call, view.now))
         self._again_s.pop(call.id, None)
         return Verdict.ADMIT
