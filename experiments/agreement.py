@@ -115,7 +115,10 @@ def pair_up(directories: Sequence[Sequence[Run]], reference: str | None = None) 
             setting = ", ".join(f"{name.rsplit('.', 1)[-1]}={_short(values.get(name))}" for name in varying)
             pairs.append(Pair(setting, label, tuple(predicted_runs), tuple(measured_runs)))
     if not pairs:
-        raise UsageError("no two runs of the same trace, policy and settings to compare")
+        raise UsageError(
+            "no two runs of the same trace, policy and settings to compare; "
+            "runs that differ in those are set side by side by tokencake plot RUN RUN ..."
+        )
     return pairs
 
 

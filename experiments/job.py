@@ -172,8 +172,11 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _report(label: str, summary: Mapping[str, Any], out: Path) -> str:
+    if summary["refused_programs"] == summary["programs"]:
+        return f"{label}: no program could run -> {out}"
     latency = summary["program_latency_s"]
+    preemptions = f"{summary['preemptions']} preemption{'s' * (summary['preemptions'] != 1)}"
     return (
         f"{label}: mean latency {latency['mean']:.1f} s, p95 {latency['p95']:.1f} s, "
-        f"makespan {summary['makespan_s']:.1f} s, {summary['preemptions']} preemptions -> {out}"
+        f"makespan {summary['makespan_s']:.1f} s, {preemptions} -> {out}"
     )

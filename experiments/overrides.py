@@ -141,7 +141,8 @@ def explain(error: HydraException, keys: Iterable[str]) -> UsageError:
             return UsageError(f"{match[1]}: unknown key; {_closest(match[1], keys)}")
         return UsageError(f"{match[1]}: {cause.split(' full_key:')[0]}")
     if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
-        return UsageError(f"{match[1]}: no such configuration")
+        hint = "; install tokencake[launchers]" if match[1].startswith("hydra/launcher") else ""
+        return UsageError(f"{match[1]}: no such configuration{hint}")
     return UsageError(one_line(text))
 
 

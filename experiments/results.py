@@ -64,8 +64,11 @@ def replacing(out: Path, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary directory beside `out` that takes its place when the block ends, and vanishes if it fails."""
     check_free(out, overwrite)
     parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+    except OSError as error:
+        raise UsageError(f"out={out}: cannot be written: {error.strerror or error}") from error
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())

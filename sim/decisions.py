@@ -41,7 +41,7 @@ class DecisionLog:
         """Note one decision.
 
         Args:
-            hook: Hook and trigger, or ``admitted`` and ``preempted`` for what the engine then did.
+            hook: Hook and trigger, or ``preempted`` for what the engine then did.
             subject: Call or chain concerned.
             decision: The answer.
             outcome: ``done``, or why not.

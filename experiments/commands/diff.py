@@ -52,6 +52,8 @@ def read_log(directory: Path) -> Iterator[Row]:
     """
     path = directory / _LOG
     if not path.is_file():
+        if not directory.is_dir():
+            raise UsageError(f"{directory}: no such directory")
         raise UsageError(f"{directory}: no {_LOG}; run it with log.decisions=true")
     try:
         with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:

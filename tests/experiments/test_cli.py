@@ -386,3 +386,10 @@ def test_steps_beyond_the_measured_range_are_said(tmp_path, capsys):
     words = ["hardware=h100-llama-3.1-8b", "engine.max_model_len=200000", "engine.max_num_batched_tokens=200000"]
     assert main(["run", "trace.path=list.csv", "out=a", *words]) == 0
     assert "beyond what the hardware profile was measured for" in capsys.readouterr().err
+
+
+def test_a_run_in_which_nothing_fits_claims_no_latency(tmp_path, capsys):
+    assert main(("run", "trace=demo", "engine.gpu_blocks=3", f"out={tmp_path / 'a'}")) == 0
+    said = capsys.readouterr()
+    assert "no program could run" in said.out + said.err
+    assert "mean latency" not in said.out + said.err
