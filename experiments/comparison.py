@@ -27,6 +27,8 @@ METRICS: dict[str, Callable[[Summary], float]] = {
     "makespan_s": lambda s: s["makespan_s"],
     "ttft_mean_s": lambda s: s["ttft_s"]["mean"],
     "queue_mean_s": lambda s: s["queue_s"]["mean"],
+    "prefill_mean_s": lambda s: s["prefill_s"]["mean"],
+    "decode_mean_s": lambda s: s["decode_s"]["mean"],
     "hit_share": _hit_share,
     "recomputed_tokens": lambda s: s["prefill_tokens"]["recomputed"],
     "preemptions": lambda s: s["preemptions"],

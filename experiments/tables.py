@@ -78,9 +78,18 @@ def caption(comparison: Comparison) -> str:
     """What the numbers are means of."""
     seeds = comparison.frame.groupby(["policy", *comparison.keys], dropna=False).size()
     count = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    if seeds.max() == 1:
-        return "One seed each: no intervals."
-    return f"Mean ± half of the 95 % t interval over {count} seeds."
+    what = "One seed each: no intervals."
+    if seeds.max() > 1:
+        what = f"Mean ± half of the 95 % t interval over {count} seeds."
+    return f"{what} {_refused(comparison)}"
+
+
+def _refused(comparison: Comparison) -> str:
+    """Which calls could not run, and are in no number."""
+    pairs = sorted({(run.summary["refused_calls"], run.summary["refused_programs"]) for run in comparison.runs})
+    if not any(calls for calls, _ in pairs):
+        return "No call was refused."
+    return "Refused: " + ", or ".join(f"{calls} calls in {programs} programs" for calls, programs in pairs) + " a run."
 
 
 def markdown(comparison: Comparison) -> str:

@@ -1,10 +1,11 @@
-"""The figures of a comparison: latency CDF, latency against load, KV memory over time."""
+"""The figures of a comparison: policies side by side, latency CDF, latency against load, KV memory over time."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokencake.experiments.comparison import Comparison
+from tokencake.experiments.plots.by_policy import by_policy
 from tokencake.experiments.plots.latency_cdf import latency_cdf
 from tokencake.experiments.plots.latency_load import latency_load
 from tokencake.experiments.plots.memory import memory
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES: dict[str, Callable[[Comparison], "Figure | None"]] = {
+    "by_policy": by_policy,
     "latency_cdf": latency_cdf,
     "latency_load": latency_load,
     "kv_memory": memory,

@@ -44,7 +44,8 @@ def fake_summary(policy, seed, latencies):
     tokens = {"computed": 100, "gpu_hit": 300, "cpu_hit": 0, "recomputed": 7}
     spread = distribution(latencies)
     summary = {"host": "sim", "policy": policy, "seed": seed, "prefill_tokens": tokens} | dict.fromkeys(keys, 0.0)
-    return summary | {"program_latency_s": spread, "ttft_s": spread, "queue_s": spread, "makespan_s": max(latencies)}
+    summary |= dict.fromkeys(("program_latency_s", "ttft_s", "queue_s", "prefill_s", "decode_s"), spread)
+    return summary | {"makespan_s": max(latencies), "refused_calls": 0, "refused_programs": 0}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from PIL import Image
 
 from tokencake.experiments.comparison import collect
 from tokencake.experiments.plots import draw
+from tokencake.experiments.plots.by_policy import by_policy
 from tokencake.experiments.plots.memory import time_mean
 from tokencake.experiments.results import Run, find_runs
 
@@ -13,10 +14,10 @@ def ink(path):
     return float((np.asarray(Image.open(path).convert("L")) < 250).mean())
 
 
-def test_three_figures_in_two_formats(fake_sweep, tmp_path):
+def test_four_figures_in_two_formats(fake_sweep, tmp_path):
     written = draw(collect(find_runs([fake_sweep])), tmp_path / "figures")
     assert {p.name for p in written} == {
-        f"{n}.{k}" for n in ("latency_cdf", "latency_load", "kv_memory") for k in ("png", "pdf")
+        f"{n}.{k}" for n in ("by_policy", "latency_cdf", "latency_load", "kv_memory") for k in ("png", "pdf")
     }
     for path in written:
         if path.suffix == ".png":
@@ -34,6 +35,22 @@ def test_figures_are_equal_bytes(fake_sweep, tmp_path):
 def test_one_load_has_no_load_figure(fake_run, tmp_path):
     written = draw(collect([Run(fake_run("only"))]), tmp_path / "figures", formats=("svg",))
     assert {p.name for p in written} == {"latency_cdf.svg", "kv_memory.svg"}
+
+
+def test_policies_stand_in_order_of_their_mean_with_paired_intervals(fake_run):
+    """A row each, the fastest on top, hollow if it knows the future; the dot is the ratio of means."""
+    names = ["vllm", "srpf", *(f"p{i}" for i in range(4))]
+    comparison = collect([Run(fake_run(f"{n}-{seed}", n, seed=seed)) for n in names for seed in range(3)])
+    axis = by_policy(comparison).axes[0]
+    means = comparison.frame.groupby("policy")["latency_mean_s"].mean()
+    assert [label.get_text() for label in axis.get_yticklabels()][::-1] == list(means.sort_values().index)
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    hollow = [line.get_ydata()[0] for line in dots if line.get_markerfacecolor() == "white"]
+    assert [axis.get_yticklabels()[int(y)].get_text() for y in hollow] == ["srpf"]
+    ratios = {axis.get_yticklabels()[int(d.get_ydata()[0])].get_text(): d.get_xdata()[0] for d in dots}
+    assert ratios == pytest.approx(dict(means / means["vllm"]))
+    whiskers = [line for line in axis.lines if line.get_marker() != "o" and line.get_color() != "black"]
+    assert len(whiskers) == len(names) - 1  # none for stock vLLM, which does not differ from itself
 
 
 @pytest.mark.parametrize("bins", [1, 3, 7, 50])

@@ -6,6 +6,7 @@ import yaml
 
 from tokencake.experiments.cli import main
 from tokencake.experiments.naming import job_names
+from tokencake.policies import registry
 
 SWEEP = ("run", "-m", "+experiment=tiny", "trace=demo", "trace.programs_count=4", "policy=vllm,vllm-priority")
 
@@ -50,6 +51,25 @@ def test_a_sweep_in_use_is_refused_and_may_be_overwritten(tmp_path, capsys):
     assert (tmp_path / "s" / "sweep.csv").read_bytes() != before
 
 
+EVERY = [
+    ("sessions", {"seed": "range(3)"}),
+    ("conversations", {"seed": "range(3)"}),
+    ("code_writer", {"seed": "range(5)"}),
+    ("every_policy", {}),
+]
+
+
+@pytest.mark.parametrize(("experiment", "others"), EVERY)
+def test_every_policy_is_in_the_experiments_that_say_so(experiment, others, capsys):
+    """All that are registered but the one that decides at random; stock vLLM, the baseline, first."""
+    assert main(["run", f"+experiment={experiment}", "--cfg", "hydra"]) == 0
+    params = yaml.safe_load(capsys.readouterr().out)["hydra"]["sweeper"]["params"]
+    policies = params.pop("policy").split(",")
+    assert params == others
+    assert policies[0] == "vllm"
+    assert sorted([*policies, "random"]) == sorted(registry.names())
+
+
 def test_a_sweep_can_stand_in_an_experiment_file(tmp_path):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
@@ -66,7 +86,8 @@ def test_plot_draws_a_sweep(tmp_path, capsys):
     assert main([*SWEEP, "trace.qps=0.5,2", "out=s"]) == 0
     assert main(["plot", "s", "--format", "png"]) == 0
     names = {p.name for p in (tmp_path / "s" / "figures").iterdir()}
-    assert names == {"latency_cdf.png", "latency_load.png", "kv_memory.png", "table.csv", "table.md", "paired.csv"}
+    figures = {"by_policy.png", "latency_cdf.png", "latency_load.png", "kv_memory.png"}
+    assert names == figures | {"table.csv", "table.md", "paired.csv"}
     assert "latency_cdf.png" in capsys.readouterr().out
 
 

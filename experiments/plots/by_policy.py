@@ -1,0 +1,106 @@
+"""Many policies at one load: how each compares with the first one, and where a call's seconds go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from tokencake.experiments.comparison import Comparison
+from tokencake.experiments.metrics import Interval, mean_interval, paired_difference
+from tokencake.experiments.plots.latency_cdf import load_title
+from tokencake.experiments.plots.style import PAGE_IN, colour, new_figure
+from tokencake.policies.pages import BOUNDS
+
+_RATIOS = (("latency_mean_s", "mean latency"), ("latency_p95_s", "95th percentile"))
+_PARTS = (
+    ("queue_mean_s", "queue", "#3d5166"),
+    ("prefill_mean_s", "prefill and loads", "#E69F00"),
+    ("decode_mean_s", "decode", "#b9cfe0"),
+)
+_WIDE_RANGE = 2.5  # ratios that reach this far from 1 are drawn on a logarithmic axis
+_LEAST_REACH = (
+    0.05  # the axis goes at least this far to both sides of 1, so that nothing looks like something only by zoom
+)
+_ROW_IN = 0.165  # height of a row, in inches
+
+
+def by_policy(comparison: Comparison) -> Figure | None:
+    """A row a policy, the fastest on top, at the highest load; None with one policy.
+
+    Left, mean and 95th percentile of program latency over those of the first policy: means over seeds of the
+    difference, seed by seed, with its 95 % interval (none with one seed). Right, what a call waited and took.
+    Policies that know the future have hollow markers.
+    """
+    if len(comparison.series) < 2:
+        return None
+    frame = comparison.frame
+    load = None if comparison.load is None else frame[comparison.load].max()
+    frame = frame if load is None else frame[frame[comparison.load] == load]
+    groups = {series: frame[frame["series"] == series] for series in comparison.series}
+    groups = {series: group for series, group in groups.items() if len(group)}
+    base = next(iter(groups))
+    ratios = {
+        metric: {series: _ratio(group, groups[base], metric) for series, group in groups.items()}
+        for metric, _ in _RATIOS
+    }
+    first = ratios[_RATIOS[0][0]]
+    order = sorted(groups, key=lambda series: first[series].mean, reverse=True)
+    bounds = [comparison.runs[int(groups[s]["run"].iloc[0])].config["policy"]["name"] in BOUNDS for s in order]
+    figure, axes = new_figure(PAGE_IN, 0.85 + _ROW_IN * len(order), columns=3, sharey=True)
+    for axis, (metric, title) in zip(axes, _RATIOS, strict=False):
+        _dots(axis, [ratios[metric][series] for series in order], bounds)
+        axis.set_title(title, loc="left")
+        axis.set_xlabel(f"relative to {base}")
+    axes[0].set_yticks(range(len(order)), order)
+    axes[0].set_ylim(-0.7, len(order) - 0.3)
+    _seconds(axes[2], [groups[series] for series in order])
+    if load is not None:
+        figure.suptitle(load_title(comparison, load), fontsize=8)
+    return figure
+
+
+def _ratio(group: pd.DataFrame, base: pd.DataFrame, metric: str) -> Interval:
+    """A metric over that of the base: 1 + mean of the paired differences / the base's mean on common seeds."""
+    mine, theirs = (dict(zip(g["seed"].astype(int), g[metric].astype(float), strict=True)) for g in (group, base))
+    difference = paired_difference(mine, theirs)
+    common = [theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
+    if difference is None or not sum(common):
+        return mean_interval([float("nan")])
+    unit = sum(common) / len(common)
+    return Interval(1 + difference.mean / unit, 1 + difference.low / unit, 1 + difference.high / unit, difference.count)
+
+
+def _dots(axis: Axes, intervals: list[Interval], hollow: list[bool]) -> None:
+    axis.axvline(1.0, color="black", linewidth=0.8)
+    for y, (interval, bound) in enumerate(zip(intervals, hollow, strict=True)):
+        if interval.low < interval.high:
+            axis.plot([max(interval.low, 1e-3), interval.high], [y, y], color=colour(0), linewidth=1.2)
+        axis.plot(interval.mean, y, "o", color=colour(0), markerfacecolor="white" if bound else colour(0))
+    reach = [i.mean for i in intervals]
+    if max(reach) > _WIDE_RANGE or min(reach) < 1 / _WIDE_RANGE:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        low, high = axis.get_xlim()
+        axis.set_xlim(min(low, 1 - _LEAST_REACH), max(high, 1 + _LEAST_REACH))
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _plain(value: float, _: Any) -> str:
+    return f"{value:g}"
+
+
+def _seconds(axis: Axes, groups: list[pd.DataFrame]) -> None:
+    left = [0.0] * len(groups)
+    for metric, label, shade in _PARTS:
+        width = [float(group[metric].mean()) for group in groups]
+        axis.barh(range(len(groups)), width, left=left, height=0.7, color=shade, label=label)
+        left = [a + b for a, b in zip(left, width, strict=True)]
+    axis.set_title("where a call's time goes", loc="left")
+    axis.set_xlabel("seconds per call")
+    axis.legend(loc="best", handlelength=1.0)
