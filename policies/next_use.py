@@ -72,7 +72,7 @@ class NextUse:
             for chain in self.stalls.of_program(program):
                 call = chain.call
                 self._at_s[call.id] = min(
-                    self._frontier.ready_at(view, call.program, node, token_s) for node in self.stalls.awaited(call.id)
+                    self._arrival(view, call.program, node, token_s) for node in self.stalls.awaited(call.id)
                 )
                 updated.append(chain)
         self._moved.clear()

@@ -107,6 +107,22 @@ def test_belady_is_lru_where_lru_is_right(soon_and_late):
     assert soon_and_late(Belady(), soon_s=10.0, late_s=0.2) == soon_and_late(Vllm(), soon_s=10.0, late_s=0.2)
 
 
+def test_belady_spares_what_is_first_in_the_queue(play, program, turn, call, row):
+    """Both have returned and wait: the one in front is served first, although its KV was released first."""
+    programs = [
+        program("front", *turn(15, tool_s=0.01, content="f")),
+        program("behind", *turn(15, tool_s=0.01, content="b"), at_s=0.001),
+        program("busy", call("busy", 44, 40), at_s=0.002),
+    ]
+
+    def hits(policy):
+        result = play(programs, policy, gpu_blocks=25, cpu_blocks=0, max_num_seqs=1)
+        return [row(result.calls, f"{name}/second")["gpu_hit_tokens"] for name in ("front", "behind")]
+
+    assert hits(Belady())[0] == 16
+    assert hits(Vllm())[0] < 16
+
+
 def test_the_weighted_rule_spares_what_costs_most(play, program, turn, call, row):
     """The large chain returns a little later than the small one, and costs four times as much to compute again."""
     programs = [
