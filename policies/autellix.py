@@ -57,8 +57,8 @@ class Autellix(Policy):
     **Queues.** ``queues`` of them; a call enters the one whose range contains its priority, and falls
     to the next when it has been served for that queue's quantum. First come, first served inside a
     queue. Every ``interval_steps`` steps, running calls of lower queues are preempted for waiting ones
-    of higher queues that have no room otherwise; the victim when memory is short is the last
-    of the lowest queue.
+    of higher queues that have no room otherwise and could start before it is looked at again, by the token
+    budget; the victim when memory is short is the last of the lowest queue.
 
     **Starvation.** A waiting call moves to the first queue, and its own times are set to zero, when
     ``(W_program + W_call) / (T_program + T_call) >= starvation`` (W waited, T served).
@@ -214,11 +214,15 @@ class Autellix(Policy):
             ticket.forgiven_waited = clock.waited_at(now)
 
     def _preempt(self, view: View, waiting: list[CallView], running: list[CallView]) -> list[Action]:
-        """Make room for the first waiting calls at the expense of running calls of lower queues."""
+        """Make room for the waiting calls that can start before the next look, at the expense of lower queues."""
         slots = view.max_running - len(running)
         free = view.gpu.free
+        tokens = self.interval_steps * view.token_budget
         actions: list[Action] = []
         for call in waiting:
+            if tokens <= 0:
+                break  # memory for what is behind would lie idle
+            tokens -= call.prompt_tokens + call.output_tokens
             level = self._tickets[call.id].level
             need = -(-(call.prompt_tokens + call.output_tokens) // view.block_size)
             chosen: list[CallView] = []

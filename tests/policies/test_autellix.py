@@ -67,6 +67,24 @@ def test_nobody_is_preempted_for_an_equal(play, program, call):
     assert 1 <= result.summary["preemptions"] <= 4
 
 
+def test_nobody_is_preempted_for_who_could_not_start(play, program, call):
+    """Six new calls of 60 tokens, and 60 tokens until the next look: one running call makes room, not all three."""
+
+    class Watched(Autellix):
+        most = 0
+
+        def place(self, view, trigger, subject):
+            actions = super().place(view, trigger, subject)
+            self.most = max(self.most, len(actions))
+            return actions
+
+    old = [program(f"old{i}", call(f"old{i}", 16, 100)) for i in range(3)]
+    new = [program(f"new{i}", call(f"new{i}", 60, 2), at_s=0.04) for i in range(6)]
+    watched = Watched(first_quantum_s=0.02, interval_steps=10)
+    play([*old, *new], watched, gpu_blocks=40, max_num_batched_tokens=6, cpu_blocks=0)
+    assert watched.most == 1
+
+
 def test_the_starving_are_helped(play, program, call, row):
     """A stream of new programs keeps a second call waiting, until it has waited for long enough."""
     heavy = program("heavy", call("h1", 8, 30), call("h2", 8, 2, after=("h1",)))
