@@ -8,6 +8,7 @@ manager and block pool (:mod:`tokencake.engine.adapter`). A host says how a plan
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tokencake.traces.schema import Program
 
 
-class EngineHost(Host):
+class EngineHost(Host, ABC):
     """One vLLM engine, driven by one trace and one policy.
 
     Args:
@@ -65,13 +66,13 @@ class EngineHost(Host):
         self._step_ps = lambda *_: self.scheduler.execute()
         self.pool.rank_by(self.pool.evict_key, self.scheduler.calls)
 
+    @abstractmethod
     def execute(self, step: EngineStep) -> tuple[Any, int]:
         """Run a planned step, which may have no tokens.
 
         Returns:
             VLLM's ``ModelRunnerOutput``, and the time that it took in picoseconds.
         """
-        raise NotImplementedError
 
     def _make_engine(self) -> None:
         size = self.config.engine.block_size

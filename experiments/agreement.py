@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tokencake.experiments.comparison import flatten, label_policies
 from tokencake.experiments.errors import UsageError
+from tokencake.experiments.keys import flatten
+from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.results import Run
 
 Summary = Mapping[str, Any]
@@ -103,7 +104,7 @@ def pair_up(directories: Sequence[Sequence[Run]], reference: str | None = None) 
     varying = [name for name in names if len({flat.get(name) for flat in flats}) > 1]
     if varying != [_DIGEST]:  # what made the traces differ says more than their digests
         varying = [name for name in varying if name != _DIGEST]
-    labels = label_policies([flatten(run.config) for run in runs])
+    labels = policy_labels([run.config.get("policy", {}) for run in runs])
     groups: dict[tuple[_Key, str], tuple[list[Run], list[Run]]] = {}
     for run, key, label in zip(runs, keys, labels, strict=True):
         predicted_runs, measured_runs = groups.setdefault((key, label), ([], []))

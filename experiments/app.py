@@ -19,10 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tokencake.experiments.comparison import flatten
 from tokencake.experiments.errors import UsageError, one_line
 from tokencake.experiments.groups import GROUPS, register
 from tokencake.experiments.job import Job, prepare
+from tokencake.experiments.keys import flatten
 from tokencake.experiments.naming import free_directory, job_names
 from tokencake.experiments.overrides import Command, check_options, check_single, explain, parse, sort_words
 from tokencake.experiments.results import SWEEP
@@ -51,7 +51,7 @@ def run(words: Sequence[str]) -> None:
             plan = _plan(base, parsed)
         else:
             check_single(parsed)
-            job = prepare(_plain(base))
+            job = prepare(_plain(base), command.overrides)
     if sweep:
         _run_sweep(plan, command)
     else:
@@ -151,7 +151,7 @@ def _sweep_job(config: DictConfig) -> None:
     # A job is known by its values: a sweeper may run jobs in any order.
     names = [n for n, c in zip(plan["jobs"], plan["choices"], strict=True) if c.items() <= given.items()]
     out = _from_here(sweep_dir / (names[0] if names else f"job-{own.job.num}"))
-    prepare(_plain(config) | {"out": str(out), "overwrite": False}).run(out)
+    prepare(_plain(config) | {"out": str(out), "overwrite": False}, own.overrides.task).run(out)
 
 
 def _from_here(path: Path) -> Path:

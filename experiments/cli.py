@@ -3,12 +3,14 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from tokencake import __version__
 from tokencake.experiments.arguments import Parser
-from tokencake.experiments.errors import did_you_mean, one_line
+from tokencake.experiments.errors import one_line
+from tokencake.policies.hints import did_you_mean
 
 _COMMANDS = {
     "run": ("tokencake.experiments.app", "simulate one policy on one trace, or a sweep (-m); a Hydra application"),
@@ -27,6 +29,7 @@ _COMMANDS = {
     ),
 }
 _USER_ERROR = 2
+_DEBUG = "--debug"
 
 
 def parser() -> Parser:
@@ -35,7 +38,8 @@ def parser() -> Parser:
     main_parser = Parser(
         prog="tokencake",
         description="Compare KV-cache scheduling policies for LLM agents.",
-        epilog=f"commands:\n{commands}\n\n`tokencake COMMAND --help` says more about one.",
+        epilog=f"commands:\n{commands}\n\n`tokencake COMMAND --help` says more about one.\n"
+        f"{_DEBUG}, anywhere: where an error comes from, as a traceback.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     main_parser.add_argument("--version", action="version", version=f"tokencake {__version__}")
@@ -54,10 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0, or 2 after an error of the user, which is one line on stderr. Errors of ours keep their traceback.
+        0, or 2 after an error of the user, which is one line on stderr. Errors of ours keep their traceback,
+        and so do all with ``--debug``.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = _DEBUG in words
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parser().parse_args([word for word in words if word != _DEBUG])
         command: Callable[[Sequence[str]], None] = import_module(_COMMANDS[arguments.command][0]).run
         command(arguments.words)
     except BrokenPipeError:  # `tokencake ... | head` is no error
@@ -66,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("tokencake: interrupted", file=sys.stderr)
         return 130
     except _user_errors() as error:
+        if debug:
+            traceback.print_exception(error)
         print(f"tokencake: {one_line(str(error))}", file=sys.stderr)
         return _USER_ERROR
     return 0

@@ -1,15 +1,18 @@
 """Runs side by side: what differs between them, and their metrics averaged over seeds."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from tokencake.experiments.errors import UsageError
+from tokencake.experiments.keys import in_label, shortened
+from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.metrics import mean_interval, paired_difference
 from tokencake.experiments.results import Run
+from tokencake.experiments.varying import facts, varied
 
 Summary = Mapping[str, Any]
 
@@ -38,23 +41,7 @@ METRICS: dict[str, Callable[[Summary], float]] = {
     "kv_usage_mean": lambda s: s["kv_usage_mean"],
 }
 
-_OF_THE_RUN = ("seed", "out", "overwrite", "log", "timeline", "policy.name", "sweep_keys")
-_LOAD_KEYS = ("trace.qps", "trace.rate", "trace.programs", "trace.concurrency")
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys.
-
-    >>> flatten({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            flat |= flatten(item, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = item
-    return flat
+_LOAD_KEYS = ("trace.qps", "workload.concurrency", "trace.programs_count")
 
 
 @dataclass(frozen=True)
@@ -62,12 +49,14 @@ class Comparison:
     """Runs as rows.
 
     Attributes:
-        frame: one row a run: `policy` and `series` (labels), the varying keys, `seed`, `run` (its index), the metrics.
-        keys: varying configuration keys other than the policy and the seed.
+        frame: one row a run: `policy` and `series` (labels), the varying keys, `seed` and `repeat`, `run` (its index),
+            the metrics.
+        keys: settings in which runs differ, other than the policy and the seed.
         load: the key that figures put on the x axis, if one varies.
         policies: labels in the order in which they first appear.
         series: what figures tell apart: the policy, and what else varies beside the load.
         runs: the runs, in row order.
+        notes: what a reader must know of how runs were put together.
     """
 
     frame: pd.DataFrame
@@ -76,33 +65,56 @@ class Comparison:
     policies: tuple[str, ...]
     series: tuple[str, ...]
     runs: tuple[Run, ...]
+    notes: tuple[str, ...] = ()
 
 
-def collect(runs: Sequence[Run]) -> Comparison:
-    """Line runs up by what differs in their configurations.
+def collect(given: Sequence[Run]) -> Comparison:
+    """Line runs up by what differs in their configurations; copies of a run count once.
 
     Raises:
         UsageError: a summary lacks a metric.
     """
-    flats = [flatten(run.config) for run in runs]
-    varying = _varying(flats)
-    keys = tuple(key for key in varying if not key.startswith("policy."))
-    labels = label_policies(flats)
-    load = next((key for key in _LOAD_KEYS if key in keys), None)
-    load = load or next((k for k in keys if all(isinstance(f.get(k), int | float) for f in flats)), None)
+    runs, notes = _without_copies(given)
+    keys, values = varied(runs)
+    labels = policy_labels([run.config.get("policy", {}) for run in runs])
+    load = next((key for key in (*_LOAD_KEYS, *keys) if key in keys and all(_number(v.get(key)) for v in values)), None)
+    beside = [key for key in keys if key != load]
+    texts = {key: shortened({i: own.get(key) for i, own in enumerate(values)}) for key in beside}
     rows: list[dict[str, Any]] = []
-    for index, (run, flat, label) in enumerate(zip(runs, flats, labels, strict=True)):
-        own = {key: flat.get(key) for key in keys}
-        series = ", ".join([label, *(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in own.items() if k != load)])
-        head = {"policy": label, "series": series} | own
-        rows.append(head | {"seed": run.summary.get("seed", 0), "run": index} | _metrics(run))
+    for index, (run, own, label) in enumerate(zip(runs, values, labels, strict=True)):
+        series = ", ".join([label, *(in_label(key, texts[key][index]) for key in beside)])
+        head = {"policy": label, "series": series} | {key: own.get(key) for key in keys}
+        sample = {"seed": run.summary.get("seed", 0), "repeat": run.config.get("live", {}).get("repeat", 0)}
+        rows.append(head | sample | {"run": index} | _metrics(run))
     series_names = tuple(dict.fromkeys(row["series"] for row in rows))
-    return Comparison(pd.DataFrame(rows), keys, load, tuple(dict.fromkeys(labels)), series_names, tuple(runs))
+    policies = tuple(dict.fromkeys(labels))
+    return Comparison(pd.DataFrame(rows), tuple(keys), load, policies, series_names, tuple(runs), tuple(notes))
 
 
-def _short(value: object) -> str:
-    """A configuration value in a legend: of a path the file's name."""
-    return str(value).rsplit("/", 1)[-1]
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _without_copies(given: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs, each once, and what to say of those left out.
+
+    Two runs of one configuration, trace and seed are one sample, wherever they lie.
+    """
+    first: dict[str, Run] = {}
+    copies: list[tuple[Run, Run]] = []
+    for run in given:
+        own = facts(run) | {"seed": run.summary.get("seed"), "repeat": run.config.get("live", {}).get("repeat")}
+        known = first.setdefault(repr(sorted((own | {"": run.summary.get("trace_sha256")}).items())), run)
+        if known is not run:
+            copies.append((run, known))
+    if not copies:
+        return list(given), []
+    same = [f"{run.path} (of {known.path})" for run, known in copies]
+    more = f" and {len(same) - 2} more" if len(same) > 2 else ""
+    note = f"counted once: {', '.join(same[:2])}{more} repeat the configuration and seed of another run"
+    if any(run.summary != known.summary for run, known in copies):
+        note += "; their results differ, so another version made them"
+    return list(first.values()), [note]
 
 
 def _metrics(run: Run) -> dict[str, float]:
@@ -110,29 +122,6 @@ def _metrics(run: Run) -> dict[str, float]:
         return {name: float(take(run.summary)) for name, take in METRICS.items()}
     except (KeyError, TypeError) as error:
         raise UsageError(f"{run.path}: summary.json lacks {error}") from error
-
-
-def _varying(flats: Iterable[Mapping[str, Any]]) -> list[str]:
-    flats = list(flats)
-    names = dict.fromkeys(key for flat in flats for key in flat)
-    return [
-        key
-        for key in names
-        if len({repr(flat.get(key)) for flat in flats}) > 1
-        and not any(key == own or key.startswith(own + ".") for own in _OF_THE_RUN)
-    ]
-
-
-def label_policies(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each run's policy by name, with the parameters in which runs of this policy differ."""
-    return [_label(flat, flats) for flat in flats]
-
-
-def _label(flat: Mapping[str, Any], flats: Iterable[Mapping[str, Any]]) -> str:
-    name = str(flat.get("policy.name", "?"))
-    varying = _varying(other for other in flats if other.get("policy.name") == name)
-    own = {key.rsplit(".", 1)[-1]: flat.get(key) for key in varying if key.startswith("policy.")}
-    return name if not own else name + " (" + ", ".join(f"{k}={v}" for k, v in own.items()) + ")"
 
 
 def aggregate(comparison: Comparison) -> pd.DataFrame:
@@ -181,6 +170,7 @@ def _by_keys(comparison: Comparison) -> list[tuple[tuple[Any, ...], pd.DataFrame
     return [(values if isinstance(values, tuple) else (values,), group) for values, group in grouped]
 
 
-def _by_seed(group: pd.DataFrame, policy: str, metric: str) -> dict[int, float]:
+def _by_seed(group: pd.DataFrame, policy: str, metric: str) -> dict[tuple[int, int], float]:
     rows = group[group["policy"] == policy]
-    return {int(seed): float(value) for seed, value in zip(rows["seed"], rows[metric], strict=True)}
+    samples = zip(rows["seed"], rows["repeat"], rows[metric], strict=True)
+    return {(int(seed), int(repeat)): float(value) for seed, repeat, value in samples}

@@ -6,8 +6,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
-from tokencake.experiments.errors import UsageError, did_you_mean
+from tokencake.experiments.errors import UsageError
 from tokencake.experiments.settings import build
+from tokencake.policies.hints import did_you_mean
 from tokencake.traces.arrivals import Arrivals
 from tokencake.traces.generators import GENERATORS, Generator
 from tokencake.traces.importers import detect_and_import, native

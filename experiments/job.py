@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,20 +11,30 @@ from typing import Any
 from tokencake.engine import install
 from tokencake.engine.config import LiveConfig
 from tokencake.engine.run import check, check_live, run_live, run_virtual
-from tokencake.experiments.errors import UsageError, did_you_mean
+from tokencake.experiments.errors import UsageError
 from tokencake.experiments.inputs import TraceInput, open_input
+from tokencake.experiments.labels import policy_name
+from tokencake.experiments.notes import notes
 from tokencake.experiments.progress import progress
 from tokencake.experiments.results import Table, check_free, replacing, write_run
 from tokencake.experiments.settings import build as build_settings
 from tokencake.experiments.settings import profile_of, sim_config
 from tokencake.experiments.timeline import build, tool_spans
 from tokencake.policies import registry
+from tokencake.policies.answers import BrokenRuleError
 from tokencake.policies.api import Policy
+from tokencake.policies.guard import HookError
+from tokencake.policies.hints import did_you_mean
+from tokencake.policies.params import PolicyError
 from tokencake.sim.config import ConfigError, SimConfig, StuckError
 from tokencake.sim.records import RunResult
 from tokencake.sim.run import simulate
 
 _HOSTS = ("sim", "virtual", "live")
+_SECTIONS = ("policy", "trace", "hardware", "engine", "link", "workload", "bounds", "live", "log")
+_KEYS = (*_SECTIONS, "host", "seed", "out", "overwrite", "timeline", "noise")
+_SUBKEYS = {"log": ("decisions",), "hardware": ("profile", "recorded")}  # of sections that nobody else checks
+_NOT_TYPED = ("out", "overwrite", "hydra.sweep.dir", "hydra.searchpath")
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Job:
 
     Attributes:
         config: the resolved configuration, as it is written to `config.yaml`.
+        overrides: what was typed, less what says where results go.
         trace: what is replayed.
         sim: the configuration of the host.
         policy: makes a fresh policy.
@@ -41,6 +52,7 @@ class Job:
     """
 
     config: Mapping[str, Any]
+    overrides: tuple[str, ...]
     trace: TraceInput
     sim: SimConfig
     policy: Callable[[], Policy]
@@ -51,14 +63,18 @@ class Job:
         """Run the host, write the run directory and say where it is.
 
         Raises:
-            UsageError: the policy leaves calls waiting, or the engine does not start.
+            UsageError: the policy leaves calls waiting or fails, or the engine does not start.
             KeyboardInterrupt: the user ended the run early; what had finished is written.
         """
-        label = f"{self.config['policy']['name']} on {self.trace.name}"
+        label = f"{policy_name(self.config['policy'])} on {self.trace.name}"
         load = os.getloadavg()[0]
+        policy = self.policy()
         with progress(label, "programs") as report:
             try:
-                result = self.host(self.trace, self.sim, self.policy(), progress=report)
+                result = self.host(self.trace, self.sim, policy, progress=report)
+            except HookError as error:
+                hint = "" if isinstance(error.__cause__, BrokenRuleError) else "; traceback: --debug"
+                raise UsageError(f"{error}{hint}") from error
             except (StuckError, install.EngineStartError) as error:
                 raise UsageError(str(error)) from error
         result.timing["load_average"] = [load, os.getloadavg()[0]]
@@ -73,12 +89,15 @@ class Job:
                 summary=summary,
                 tables=tables,
                 timing=result.timing,
+                overrides=self.overrides,
                 decisions=result.decisions if self.sim.log_decisions else None,
                 timeline=timeline,
                 steps=result.steps,
             )
-        for note in [*(f"{rule} ({n} times)" for rule, n in self.trace.notes.items()), *_warnings(summary)]:
-            print(f"{self.trace.name}: {note}", file=sys.stderr)
+        for rule, times in self.trace.notes.items():
+            print(f"{self.trace.name}: {rule} ({times} times)", file=sys.stderr)
+        for note in notes(policy, policy_name(self.config["policy"]), self.sim, summary):
+            print(f"{label}: {note}", file=sys.stderr)
         print(_report(label, summary, out))
         if summary.get("interrupted"):
             raise KeyboardInterrupt
@@ -103,13 +122,18 @@ class Job:
         }
 
 
-def prepare(config: Mapping[str, Any]) -> Job:
+def prepare(config: Mapping[str, Any], overrides: Iterable[str] = ()) -> Job:
     """Check a composed configuration and build what a run needs; writes nothing.
+
+    Args:
+        config: The configuration.
+        overrides: What was typed to get it.
 
     Raises:
         UsageError: a value that cannot be used.
         BadInput: the trace's first line is wrong.
     """
+    _check_keys(config)
     host = config["host"]
     if host not in _HOSTS:
         raise UsageError(f"host={host}: unknown host; {did_you_mean(str(host), _HOSTS)}")
@@ -126,8 +150,19 @@ def prepare(config: Mapping[str, Any]) -> Job:
     if config["trace"].get("arrivals") == "closed" and not sim.workload.concurrency:
         raise UsageError("workload.concurrency must be > 0 with trace.arrivals=closed, got 0")
     trace = open_input(config["trace"], sim.seed)
-    resolved = dict(config) | {"engine": asdict(sim.engine), "link": asdict(sim.link)}
-    return Job(resolved, trace, sim, policy, replay, Path(str(out)) if out is not None else None)
+    # The size of the CPU tier as it was given: in blocks, or in GiB, from which the blocks follow.
+    given = {"cpu_gib": config["engine"]["cpu_gib"] if config["engine"]["cpu_blocks"] is None else None}
+    resolved = dict(config) | {"engine": asdict(sim.engine) | given, "link": asdict(sim.link)}
+    typed = tuple(word for word in overrides if word.lstrip("+").partition("=")[0] not in _NOT_TYPED)
+    return Job(resolved, typed, trace, sim, policy, replay, Path(str(out)) if out is not None else None)
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
+    """Refuse keys that nobody would read (`+polcy=vllm`)."""
+    for prefix, section, known in (("", config, _KEYS), *((f"{k}.", config[k], v) for k, v in _SUBKEYS.items())):
+        for key in section:
+            if key not in known:
+                raise UsageError(f"{prefix}{key}: unknown key; {did_you_mean(key, known)}")
 
 
 def _host(name: str, sim: SimConfig, live: LiveConfig) -> Callable[..., RunResult]:
@@ -153,22 +188,9 @@ def _policy(values: Mapping[str, Any]) -> Callable[[], Policy]:
     make = partial(registry.create, values["name"], params)
     try:
         make()
-    except registry.PolicyError as error:
+    except PolicyError as error:
         raise UsageError(str(error)) from error
     return make
-
-
-def _warnings(summary: Mapping[str, Any]) -> list[str]:
-    """What a reader of the numbers must know."""
-    warnings = []
-    if summary["refused_calls"]:
-        refused = f"{summary['refused_calls']} calls in {summary['refused_programs']} programs refused"
-        warnings.append(f"{refused}: longer than the model or the memory allows; they are in no latency")
-    for what, steps in summary["outside_measured_range"].items():
-        if steps:
-            share = f"{steps} of {summary['steps']} steps"
-            warnings.append(f"{share} beyond what the hardware profile was measured for ({what}); extrapolated")
-    return warnings
 
 
 def _report(label: str, summary: Mapping[str, Any], out: Path) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
+from typing import TypeVar
 
 # Two-sided 95 % points of Student's t for 1..30 degrees of freedom.
 _T95 = (
@@ -11,6 +12,8 @@ _T95 = (
     2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963,
     2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272,
 )  # fmt: skip
+
+Sample = TypeVar("Sample", int, tuple[int, int])  # a seed, or a seed and a repeat
 
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 
@@ -73,7 +76,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, len(values))
 
 
-def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:
+def paired_difference(values: Mapping[Sample, float], baseline: Mapping[Sample, float]) -> Interval | None:
     """Mean of value minus baseline over the seeds that both have, with its t interval; None if they share no seed.
 
     Pairing on common seeds takes out what both policies suffer alike (arrivals, lengths), so the interval of the

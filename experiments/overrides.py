@@ -9,12 +9,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 
-from tokencake.experiments.errors import UsageError, did_you_mean, one_line
+from tokencake.experiments.errors import UsageError, one_line
 from tokencake.policies.compose import HOOKS
+from tokencake.policies.hints import did_you_mean
 
 # Values that are paths or dotted names: taken as they stand where Hydra's grammar would stumble over a character.
 _VERBATIM = ("out", "trace.path", "hardware.profile", "policy.target", *(f"policy.{hook}" for hook in HOOKS))
 _ONCE = ("out", "overwrite", "host")
+_SET_BY_GROUP = ("policy.name", "trace.source")
+_LISTED_BY = {"policy": "tokencake policies", "hardware": "tokencake hardware"}
 _CONFIG_DIR = ("--config-dir", "-cd")
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 
@@ -69,6 +72,8 @@ def _search_path(directory: str) -> str:
 
 def _repaired(word: str) -> str:
     key, _, value = word.partition("=")
+    if key == "experiment":  # it is added to the configuration; Hydra wants that said
+        return f"+{word}"
     if key.startswith("policy.params."):  # free-form: any key may be set
         return f"++{word}"
     if key in _VERBATIM and not _parses(word):
@@ -118,7 +123,8 @@ def check_options(parsed: Iterable[Override], options: Mapping[str, Sequence[str
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else iter([override.value()])
         for value in values:
             if str(value) not in known:
-                raise UsageError(f"{key}={value}: unknown {key}; {did_you_mean(str(value), known)}")
+                hint = did_you_mean(str(value), known, _LISTED_BY.get(key, ""))
+                raise UsageError(f"{key}={value}: unknown {key}; {hint}")
 
 
 def check_single(parsed: Iterable[Override]) -> None:
@@ -147,6 +153,15 @@ def explain(error: HydraException, keys: Iterable[str]) -> UsageError:
 
 
 def _closest(key: str, keys: Iterable[str]) -> str:
+    """What is beside a key; at the top, sections end in `.*`."""
+    known = dict.fromkeys(keys)
     group = key.rpartition(".")[0]
-    siblings = [k for k in keys if k.rpartition(".")[0] == group]
-    return did_you_mean(key, siblings or [k for k in keys if "." not in k])
+    siblings = [k for k in known if k.rpartition(".")[0] == group and k not in _SET_BY_GROUP]
+    if group == "policy" and not siblings:
+        return "this policy has no parameters (tokencake policies NAME lists what one has)"
+    if not group or not siblings:
+        single = [k for k in known if "." not in k]
+        sections = dict.fromkeys(k.partition(".")[0] for k in known)
+        siblings = [*single, *(f"{section}.*" for section in sections if section not in single)]
+        key = f"{group}.*" if group else key
+    return did_you_mean(key, siblings)

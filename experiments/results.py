@@ -28,6 +28,7 @@ from tokencake.experiments.columns import STEPS, TABLES
 from tokencake.experiments.errors import UsageError
 
 SUMMARY = "summary.json"
+OVERRIDES = "overrides.yaml"
 SWEEP = "sweep.json"
 
 
@@ -136,6 +137,7 @@ def write_run(
     summary: Mapping[str, Any],
     tables: Mapping[str, Table],
     timing: Mapping[str, Any],
+    overrides: Sequence[str] = (),
     decisions: Table | None = None,
     timeline: object | None = None,
     steps: Table | None = None,
@@ -143,6 +145,8 @@ def write_run(
     """Write every file of a run into an empty directory (use with `replacing`)."""
     text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     (directory / "config.yaml").write_text(text, encoding="utf-8")
+    text = yaml.safe_dump(list(overrides), allow_unicode=True)
+    (directory / OVERRIDES).write_text(text, encoding="utf-8")
     for name, table in [*((name, tables[name]) for name in TABLES), *([("steps", steps)] if steps else [])]:
         pq.write_table(to_arrow(name, table), directory / f"{name}.parquet", compression="zstd")
     if decisions is not None:
@@ -190,6 +194,15 @@ class Run:
             raise UsageError(f"{self.path / 'config.yaml'}: cannot be read: {error}") from error
         return loaded if isinstance(loaded, dict) else {}
 
+    @cached_property
+    def overrides(self) -> list[str] | None:
+        """What was typed for the run, as in `overrides.yaml`; None where there is none."""
+        try:
+            loaded = yaml.safe_load((self.path / OVERRIDES).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return None
+        return [str(word) for word in loaded] if isinstance(loaded, list) else None
+
     def table(self, name: str) -> pd.DataFrame:
         """One of `programs`, `calls`, `transfers`, `kv`."""
         path = self.path / f"{name}.parquet"
@@ -202,12 +215,14 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """The runs in the given run or sweep directories, each once; a sweep's in the order of its jobs, others by path.
+    """The runs in the given run or sweep directories; a sweep's in the order of its jobs, others by path.
+
+    A run that several paths lead to is there several times.
 
     Raises:
         UsageError: a path does not exist or holds no run.
     """
-    found: dict[Path, Run] = {}
+    found: list[Run] = []
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path}: no such directory")
@@ -216,8 +231,8 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         here.sort(key=lambda p: (jobs.get(p, len(jobs)), p))
         if not here:
             raise UsageError(f"{path}: holds no run ({SUMMARY} not found)")
-        found |= {p.resolve(): Run(p) for p in here}
-    return list(found.values())
+        found += map(Run, here)
+    return found
 
 
 def _jobs(sweep: Path) -> list[str]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from tokencake.experiments.errors import UsageError, did_you_mean
+from tokencake.experiments.errors import UsageError
 from tokencake.experiments.recording import read_steps
+from tokencake.policies.hints import did_you_mean
 from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
 from tokencake.sim.latency.hardware import HardwareProfile
 from tokencake.sim.latency.profiles import load_profile

@@ -5,24 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from tokencake.experiments.comparison import Comparison, aggregate, paired
+from tokencake.experiments.keys import shortened, title
+from tokencake.experiments.printing import print_table
 
 # Heading, metric, number format.
 _SHOWN = (
-    ("mean latency s", "latency_mean_s", "{:.1f}"),
-    ("p95 latency s", "latency_p95_s", "{:.1f}"),
-    ("makespan s", "makespan_s", "{:.1f}"),
-    ("hits %", "hit_share", "{:.1%}"),
+    ("mean latency (s)", "latency_mean_s", "{:.1f}"),
+    ("p95 latency (s)", "latency_p95_s", "{:.1f}"),
+    ("makespan (s)", "makespan_s", "{:.1f}"),
+    ("hits (%)", "hit_share", "{:.1%}"),
     ("preemptions", "preemptions", "{:.1f}"),
-    ("to CPU GB", "d2h_gb", "{:.1f}"),
-    ("to GPU GB", "h2d_gb", "{:.1f}"),
+    ("to CPU (GB)", "d2h_gb", "{:.1f}"),
+    ("to GPU (GB)", "h2d_gb", "{:.1f}"),
 )
-
-
-_WIDTH = 140
 
 
 def _cell(row: Any, metric: str, form: str) -> str:
@@ -34,43 +31,50 @@ def _cell(row: Any, metric: str, form: str) -> str:
 
 
 def _sorted(comparison: Comparison) -> pd.DataFrame:
+    """Rows by settings (numbers by size, others as they came), then by policy."""
     table = aggregate(comparison)
-    order = {policy: i for i, policy in enumerate(comparison.policies)}
-    table["_order"] = table["policy"].map(order)
-    keys = [key for key in comparison.keys if pd.api.types.is_numeric_dtype(table[key])]
-    return table.sort_values([*keys, "_order"], kind="stable").drop(columns=["_order", "series"]).reset_index(drop=True)
+    places = {"policy": comparison.policies} | {
+        key: table[key].unique() for key in comparison.keys if not pd.api.types.is_numeric_dtype(table[key])
+    }
+    for key, values in places.items():
+        table[f"_{key}"] = table[key].map({value: place for place, value in enumerate(values)})
+    order = [f"_{key}" if key in places else key for key in (*comparison.keys, "policy")]
+    table = table.sort_values(order, kind="stable")
+    return table.drop(columns=[*(f"_{key}" for key in places), "series"]).reset_index(drop=True)
 
 
-def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of the readable table; ± is half a 95 % interval over seeds."""
+def rows(comparison: Comparison) -> tuple[list[str], list[list[str]], int]:
+    """Headings, cells and the index of the first number of the readable table; ± is half a 95 % interval over seeds."""
     table = _sorted(comparison)
-    constant_seeds = table["seeds"].nunique() == 1
+    names = [list(shortened(dict(enumerate(table[key]))).values()) for key in comparison.keys]
+    names.append(list(table["policy"]))
+    head = [*map(title, comparison.keys), "policy"]
+    if table["seeds"].nunique() > 1:
+        head.append("seeds")
+        names.append([str(seeds) for seeds in table["seeds"]])
     versus = _versus(comparison)
-    head = [*(key.rsplit(".", 1)[-1] for key in comparison.keys), "policy", *([] if constant_seeds else ["seeds"])]
     body = []
-    for _, row in table.iterrows():
-        cells = [*(str(row[key]) for key in comparison.keys), row["policy"]]
-        cells += [] if constant_seeds else [str(row["seeds"])]
+    for (_, row), *own in zip(table.iterrows(), *names, strict=True):
         numbers = [_cell(row, metric, form) for _, metric, form in _SHOWN]
         if versus:
             numbers.insert(1, versus.get((row["policy"], *(row[key] for key in comparison.keys)), ""))
-        body.append(cells + numbers)
-    titles = [title for title, _, _ in _SHOWN]
+        body.append([*own, *numbers])
+    titles = [heading for heading, _, _ in _SHOWN]
     if versus:
-        titles.insert(1, f"vs {comparison.policies[0]} %")
-    return head + titles, body
+        titles.insert(1, f"vs {comparison.policies[0]} (%)")
+    return head + titles, body, len(head)
 
 
 def _versus(comparison: Comparison) -> dict[tuple[Any, ...], str]:
     """Change of the mean latency against the first policy, seed by seed; empty with one policy or one seed."""
-    if len(comparison.policies) < 2 or comparison.frame["seed"].nunique() < 2:
+    if len(comparison.policies) < 2 or not (comparison.frame.groupby("series").size() > 1).any():
         return {}
     cells = {}
     for _, row in paired(comparison, ("latency_mean_s",)).iterrows():
         scale = 100 * row["relative"] / row["difference"] if row["difference"] else 0.0
         half = abs(scale) * (row["high"] - row["low"]) / 2
         key = (row["policy"], *(row[key] for key in comparison.keys))
-        cells[key] = f"{100 * row['relative']:+.1f} ±{half:.1f}"
+        cells[key] = f"{100 * row['relative']:+.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
     return cells
 
 
@@ -81,6 +85,8 @@ def caption(comparison: Comparison) -> str:
     what = "One seed each: no intervals."
     if seeds.max() > 1:
         what = f"Mean ± half of the 95 % t interval over {count} seeds."
+    if _versus(comparison):
+        what += f" vs {comparison.policies[0]}: change of the mean latency on the same seeds; negative is faster."
     return f"{what} {_refused(comparison)}"
 
 
@@ -94,33 +100,20 @@ def _refused(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """The table as Markdown."""
-    head, body = rows(comparison)
-    numeric = len(head) - head.index(_SHOWN[0][0])
-    rule = ["---"] * (len(head) - numeric) + ["---:"] * numeric
+    head, body, numbers = rows(comparison)
+    rule = ["---"] * numbers + ["---:"] * (len(head) - numbers)
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, rule, *body]]
     return "\n".join([*lines, "", caption(comparison), ""])
 
 
 def show(comparison: Comparison) -> None:
-    """Print the table; where there is no terminal, at a width that breaks no line."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
-    head, body = rows(comparison)
-    table = Table(caption=caption(comparison), caption_justify="left")
-    first_number = head.index(_SHOWN[0][0])
-    for i, title in enumerate(head):
-        table.add_column(title, justify="right" if i >= first_number else "left", no_wrap=title == "policy")
-    load_column = head.index(comparison.load.rsplit(".", 1)[-1]) if comparison.load else None
-    for i, cells in enumerate(body):
-        last = (
-            len(comparison.policies) > 1
-            and load_column is not None
-            and i + 1 < len(body)
-            and body[i + 1][load_column] != cells[load_column]
-        )
-        table.add_row(*cells, end_section=last)
-    console.print(table)
+    """Print the table, with a gap between loads."""
+    head, body, numbers = rows(comparison)
+    gaps: list[int] = []
+    if comparison.load and len(comparison.series) > 1:
+        load = comparison.keys.index(comparison.load)
+        gaps = [i for i in range(len(body) - 1) if body[i][load] != body[i + 1][load]]
+    print_table(head, body, numbers_from=numbers, caption=caption(comparison), sections=gaps)
 
 
 def save(comparison: Comparison, directory: Path, name: str = "table") -> list[Path]:

@@ -138,12 +138,14 @@ class Policy:
         info: Information level; a host masks what lies above it. ``NONE`` for a policy that asks for no
             duration and no length.
         store_when: Causes for which ``store`` is asked.
+        offloads: Whether ``place`` copies KV to the CPU tier. Decides nothing: a run without a CPU tier says so.
         together: Decision points that make sense only with another one of the same policy, when
             policies are composed: hook to that other hook and the reason.
     """
 
     info: Info = Info.HISTORY
     store_when: tuple[str, ...] = ("prompt",)
+    offloads: bool = False
     together: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def observe(self, event: Event, view: View) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tokencake.policies import api
+from tokencake.policies.answers import wrong_attribute
 from tokencake.policies.api import Event, EventKind, Policy, Trigger
 from tokencake.policies.watched import Watched
 
@@ -78,9 +79,8 @@ def check_hooks(make_policy: MakePolicy, make_host: MakeHost) -> None:
     """Hooks return what the interface says, and read of views only what it names and their level tells."""
     policy = make_policy()
     assert isinstance(policy, Policy), f"{policy!r} is not a tokencake.policies.api.Policy"
-    assert isinstance(policy.info, api.Info), f"info must be an Info, got {policy.info!r}"
-    unknown = [cause for cause in policy.store_when if cause not in ("prompt", "output", "finished")]
-    assert not unknown, f"store_when must name prompt, output or finished, got {unknown}"
+    complaint = wrong_attribute(policy)
+    assert not complaint, complaint
     try:
         make_host().run(Watched(policy))
     except api.InformationError as error:

@@ -44,6 +44,7 @@ class Compose(Policy):
             setattr(self, hook, getattr(part, hook))
         if "store" in parts:
             self.store_when = parts["store"].store_when
+        self.offloads = self._placing is not None and self._placing.offloads
         self._observers = [part for part in self._distinct if overrides(part, "observe")]
         self._changing = [part for part in self._distinct if overrides(part, "next_change")]
         if self._observers:

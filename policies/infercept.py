@@ -85,6 +85,8 @@ class InferCept(Policy):
         saturation_tokens: ``S``, in tokens of an iteration; 0 derives it from the cost model.
     """
 
+    offloads = True
+
     def __init__(self, *, estimator: Literal["elapsed", "foreseen"] = "elapsed", saturation_tokens: int = 0) -> None:
         if saturation_tokens < 0:
             raise ValueError(f"saturation_tokens must be >= 0, got {saturation_tokens}")

@@ -65,6 +65,7 @@ class Mori(Policy):
     """
 
     info = Info.NONE
+    offloads = True
     together: ClassVar = {"evict_order": ("place", "it ranks by the tier in which a program was placed")}
 
     def __init__(self, *, interval_s: float = 5.0, cycles: int = 5) -> None:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from tokencake.policies.api import Policy
+from tokencake.policies.hints import did_you_mean
 from tokencake.policies.params import PolicyError
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-    """What was probably meant by a word, or what there is."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def load(target: str, where: str) -> type[Policy]:
@@ -47,7 +40,7 @@ def load(target: str, where: str) -> type[Policy]:
     policy = getattr(module, class_name, None)
     if policy is None:
         found = [name for name, value in vars(module).items() if _is_policy(value) and value is not Policy]
-        raise PolicyError(f"{where}: {module_name} has no {class_name!r}; {hint(class_name, found)}")
+        raise PolicyError(f"{where}: {module_name} has no {class_name!r}; {did_you_mean(class_name, found)}")
     need_policy(policy, where)
     return policy  # type: ignore[no-any-return]
 

@@ -13,9 +13,9 @@ import textwrap
 from collections.abc import Iterator
 
 from tokencake.policies import registry
+from tokencake.policies.answers import HOOKS
 from tokencake.policies.api import Info, Policy, overrides
 from tokencake.policies.params import Param
-from tokencake.policies.watched import HOOKS
 
 NOTE = "<!-- Made by `tokencake policies --pages docs/policies` from the class's docstring; edit that. -->"
 _SKIPPED = ("Args", "Attributes", "Raises")

@@ -27,11 +27,13 @@ from tokencake.policies.compose import HOOKS, Compose
 from tokencake.policies.concur import Concur
 from tokencake.policies.continuum import Continuum
 from tokencake.policies.critical_path import CriticalPath
+from tokencake.policies.guard import blame, guard, is_outside
+from tokencake.policies.hints import did_you_mean
 from tokencake.policies.infercept import InferCept
 from tokencake.policies.kvflow import KVFlow
 from tokencake.policies.lightllm import LightLLM
 from tokencake.policies.mori import Mori
-from tokencake.policies.outside import hint, load, need_policy
+from tokencake.policies.outside import load, need_policy
 from tokencake.policies.params import Param, PolicyError, Required, params_of, typed
 from tokencake.policies.random_legal import RandomLegal
 from tokencake.policies.saga import Saga
@@ -196,7 +198,7 @@ def _compose(given: dict[str, Any]) -> Policy:
     names = {hook: given.pop(hook) for hook in HOOKS if given.get(hook) is not None}
     for key, value in given.items():
         if value is not None:
-            raise PolicyError(f"policy.{key}: unknown key; {hint(key, (*HOOKS, 'params'))}")
+            raise PolicyError(f"policy.{key}: unknown key; {did_you_mean(key, (*HOOKS, 'params'))}")
     made: dict[str, Policy] = {}
     for hook, name in names.items():
         where = f"policy.{hook}"
@@ -210,7 +212,7 @@ def _compose(given: dict[str, Any]) -> Policy:
             made[name] = _make(policy, dict(inner.get(name) or {}), f"policy.params.{name}")
     for name in inner:
         if name not in made:
-            raise PolicyError(f"policy.params.{name}: no part of that name; {hint(name, made)}")
+            raise PolicyError(f"policy.params.{name}: no part of that name; {did_you_mean(name, made)}")
     try:
         return Compose({hook: made[name] for hook, name in names.items()}, names)
     except ValueError as error:
@@ -220,25 +222,39 @@ def _compose(given: dict[str, Any]) -> Policy:
 def _find(name: str) -> type[Policy]:
     policy = _POLICIES.get(name)
     if policy is None:
-        raise PolicyError(f"unknown policy {name!r}; {hint(name, (*_POLICIES, CUSTOM, COMPOSE))}")
+        known = did_you_mean(name, (*_POLICIES, CUSTOM, COMPOSE), "tokencake policies")
+        raise PolicyError(f"unknown policy {name!r}; {known}")
     return policy
 
 
 def _make(policy: type[Policy], given: dict[str, Any], where: str) -> Policy:
+    try:
+        made = policy(**_checked(policy, given, where))
+    except PolicyError:
+        raise
+    except ValueError as error:
+        raise PolicyError(f"{where}: {error}") from error
+    except Exception as error:
+        if not is_outside(policy):
+            raise
+        raise PolicyError(f"policy {policy.__name__} cannot be made: {blame(error)}") from error
+    guard(made)
+    return made
+
+
+def _checked(policy: type[Policy], given: dict[str, Any], where: str) -> dict[str, Any]:
+    """Parameters of known names and right types."""
     known = {param.name: param for param in params_of(policy)}
     hints = get_type_hints(policy.__init__)
     for key in given:
         if key not in known:
-            raise PolicyError(f"{where}.{key}: unknown parameter; {hint(key, known)}")
+            raise PolicyError(f"{where}.{key}: unknown parameter; {did_you_mean(key, known)}")
     for key, param in known.items():
         if key in given:
             given[key] = typed(given[key], hints.get(key, Any), f"{where}.{key}")
         elif param.default is Required:
             raise PolicyError(f"{where}.{key}: missing")
-    try:
-        return policy(**given)
-    except ValueError as error:
-        raise PolicyError(f"{where}: {error}") from error
+    return given
 
 
 for _name, _policy in (

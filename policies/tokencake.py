@@ -163,7 +163,7 @@ class Tokencake(Policy):
             selection=selection,
         )
         allocation = 0.0 if cpu_buffering else cpu_allocation_s
-        self._temporal = temporal
+        self._temporal = self.offloads = temporal
         self._spatial = spatial
         self.temporal = Temporal(
             TemporalRule(hold == "keep", gate, prediction, buffer_s, slices, reserve_fraction, allocation, utility),

@@ -161,7 +161,7 @@ class TokencakeUpstream(Policy):
             critical_ratio,
         )
         self._schedules = mode in ("agent", "agent_offload")
-        self._preserves = mode in ("offload", "agent_offload")
+        self._preserves = self.offloads = mode in ("offload", "agent_offload")
         self._prefill_budget = decode_prefill_token_budget
         self.scheduling = Scheduling(
             SchedulingRule(

@@ -131,6 +131,7 @@ class Actions:
         if stall is None:
             return "the call is not stalled"
         if not host.config.engine.cpu_blocks:
+            host.metrics.count("offload_without_tier")
             return "there is no CPU tier"
         if stall.transfer is not None:
             return "a transfer is under way"

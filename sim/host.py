@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from tokencake.policies.api import CallView, Event, EventKind, Policy, Trigger, overrides
+from tokencake.policies.guard import guard
 from tokencake.sim.ahead import Ahead
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
@@ -59,6 +60,7 @@ class Host:
         engine = config.engine
         self.config = config
         self.policy = policy
+        guard(policy)
         self.knowledge = knowledge
         self.clock = self._make_clock()
         self.link = self._make_link()

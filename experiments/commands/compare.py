@@ -6,20 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from tokencake.experiments.agreement import Pair, Row, compare, load_averages, pair_up
 from tokencake.experiments.arguments import Parser
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.plots.agreement import agreement
 from tokencake.experiments.plots.style import paper_style, save
+from tokencake.experiments.printing import print_table
 from tokencake.experiments.ranking import Ranking, rankings
 from tokencake.experiments.results import Run, find_runs
 
 _FORMATS = ("png", "pdf", "svg")
-_WIDTH = 160
 # Heading and metric of the Markdown table; the CSV file has more.
 _SHOWN = (
     ("mean", "program_latency_mean_s"),
@@ -127,7 +125,7 @@ def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking])
             notes.append(f"{metric}: mean absolute error {mean:.1%}, worst {max(errors, key=abs):+.1%}.")
     notes += [_ranked(rank) for rank in ranks]
     loads = load_averages(pairs)
-    if loads is not None:
+    if loads is not None and measured == "live":  # what else ran changes nothing in simulated time
         notes.append(f"Load average of the machine during the measured runs: {loads[0]:.1f} to {loads[1]:.1f}.")
     return notes
 
@@ -155,15 +153,7 @@ def _markdown(head: list[str], body: list[list[str]], notes: list[str]) -> str:
 
 
 def _show(head: list[str], body: list[list[str]], notes: list[str]) -> None:
+    print_table(head, body, numbers_from=head.index("runs"))
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
-    shown = Table(box=box.SIMPLE, pad_edge=False)
-    first = head.index("runs")
-    for index, title in enumerate(head):
-        shown.add_column(title, justify="right" if index >= first else "left", no_wrap=True)
-    for cells in body:
-        shown.add_row(*cells)
-    console.print(shown)
     for note in notes:
-        console.print(note, highlight=False, soft_wrap=True)
+        console.print(note, highlight=False, soft_wrap=not console.is_terminal)

@@ -37,11 +37,14 @@ def run(words: Sequence[str]) -> None:
 
 
 def _list(_: Any) -> None:
-    table = Table("profile", "GPU blocks", "tokens", "step time", "what", box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for title in ("profile", "GPU blocks", "tokens", "step time"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("what")
     for name in profile_names():
         profile = load_profile(name)
-        tokens = (profile.gpu_blocks - 1) * profile.engine.block_size
-        row = (f"{profile.gpu_blocks - 1:,} x {profile.engine.block_size}", f"{tokens:,}", profile.latency.kind)
+        blocks, size = profile.usable_blocks, profile.engine.block_size
+        row = (f"{blocks:,} x {size}", f"{blocks * size:,}", profile.latency.kind)
         table.add_row(name, *row, profile.description)
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
@@ -50,7 +53,7 @@ def _list(_: Any) -> None:
 def _build(chosen: Any) -> None:
     options = {"max_model_len": chosen.max_model_len, "overwrite": chosen.overwrite}
     profile = build_profile(chosen.model, chosen.system, chosen.out, **options)
-    print(f"{chosen.out}: {profile.description} ({profile.latency.kind}); use it with hardware.profile={chosen.out}")
+    print(f"{chosen.out}: {profile.description.rstrip('.')}; use it with hardware.profile={chosen.out}")
 
 
 _ACTIONS: Mapping[str, Callable[[Any], None]] = {"list": _list, "build": _build}

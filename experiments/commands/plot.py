@@ -1,5 +1,6 @@
 """`tokencake plot`: figures and tables from run directories."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--no-table", action="store_true", help="do not print the table (it is written all the same)")
     chosen = parser.parse_args(words)
     comparison = collect(find_runs(chosen.directories))
+    for note in comparison.notes:
+        print(f"tokencake plot: {note}", file=sys.stderr)
     out = chosen.out or chosen.directories[0] / "figures"
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tokencake.experiments.arguments import Parser
-from tokencake.experiments.errors import UsageError, did_you_mean
+from tokencake.experiments.errors import UsageError
 from tokencake.policies import registry
+from tokencake.policies.hints import did_you_mean
 from tokencake.policies.pages import pages
 
 
@@ -38,7 +39,8 @@ def run(words: Sequence[str]) -> None:
         return
     known_names = (*registry.names(), registry.COMPOSE)
     if name not in known_names:
-        raise UsageError(f"unknown policy {name!r}; {did_you_mean(name, known_names)}")
+        hint = did_you_mean(name, known_names, "tokencake policies")
+        raise UsageError(f"unknown policy {name!r}; {hint}")
     info = registry.describe(name)
     print(f"{info.name}: {_plain(info.summary)}")
     for param in info.params:

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from tokencake.experiments.arguments import Parser
-from tokencake.experiments.errors import UsageError, did_you_mean
+from tokencake.experiments.errors import UsageError
 from tokencake.experiments.inputs import make_generator
+from tokencake.policies.hints import did_you_mean
 from tokencake.traces.generators import GENERATORS
 from tokencake.traces.importers import IMPORTERS, detect_and_import, import_any
 from tokencake.traces.inspection import describe, validate_trace

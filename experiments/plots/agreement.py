@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tokencake.experiments.agreement import Pair
-from tokencake.experiments.plots.style import PAGE_IN, colour, marker, new_figure
+from tokencake.experiments.plots.style import PAGE_IN, colour, legend, marker, new_figure
 
 _PANELS = (
     ("program_latency_mean_s", "mean program latency, s"),
@@ -49,7 +49,7 @@ def agreement(pairs: Sequence[Pair]) -> Figure:
         for index, setting in enumerate(settings):
             handles.append(Line2D([], [], color="#888888", marker=marker(index), linestyle="none"))
             labels.append(setting)
-    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    legend(figure, handles, labels)
     return figure
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tokencake.experiments.comparison import Comparison
-from tokencake.experiments.plots.style import COLUMN_IN, PAGE_IN, colour, line, new_figure
+from tokencake.experiments.keys import with_value
+from tokencake.experiments.plots.style import COLUMN_IN, PAGE_IN, colour, legend, line, new_figure
 
 _PANELS = 3
 _WIDE_RANGE = 30.0  # where the longest latency is more than this many medians, the axis is logarithmic
@@ -28,8 +29,7 @@ def load_title(comparison: Comparison, value: Any) -> str:
     """What a panel shows."""
     if comparison.load is None:
         return ""
-    shown = f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
-    return f"arrival rate {shown}/s" if comparison.load == "trace.qps" else f"{comparison.load} {shown}"
+    return with_value(comparison.load, value.item() if isinstance(value, np.number) else value)
 
 
 def latency_cdf(comparison: Comparison) -> Figure:
@@ -59,7 +59,7 @@ def latency_cdf(comparison: Comparison) -> Figure:
     else:
         axes[0].set_xlim(left=0)
     axes[0].set_ylabel("share of programs")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=2.6)
+    legend(figure, *axes[0].get_legend_handles_labels())
     return figure
 
 

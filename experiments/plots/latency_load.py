@@ -4,7 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tokencake.experiments.comparison import Comparison, aggregate
-from tokencake.experiments.plots.style import PAGE_IN, colour, line, marker, new_figure
+from tokencake.experiments.keys import title as key_title
+from tokencake.experiments.plots.style import PAGE_IN, colour, legend, line, marker, new_figure
 
 _SHOWN = (("latency_mean_s", "mean"), ("latency_p95_s", "95th percentile"))
 _WIDE_RANGE = 8.0  # loads that span more than this factor are drawn on a logarithmic axis
@@ -31,9 +32,9 @@ def latency_load(comparison: Comparison) -> Figure | None:
         ticks = np.unique(loads)
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
-        axis.set_xlabel("arrival rate (programs/s)" if load == "trace.qps" else load)
+        axis.set_xlabel(key_title(load))
         axis.set_ylabel("program latency (s)")
         axis.set_title(title, loc="left")
         axis.set_ylim(bottom=0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=3.2)
+    legend(figure, *axes[0].get_legend_handles_labels())
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from tokencake.experiments.comparison import Comparison
 from tokencake.experiments.plots.latency_cdf import load_title
-from tokencake.experiments.plots.style import PAGE_IN, new_figure
+from tokencake.experiments.plots.style import PAGE_IN, legend, new_figure, panel_title
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -47,7 +47,7 @@ def memory(comparison: Comparison) -> Figure | None:
         axis.stackplot(
             edges[:-1], layers, colors=[c for _, c in _LAYERS], labels=[n for n, _ in _LAYERS], linewidth=0, step="post"
         )
-        axis.set_title(series, loc="left")
+        panel_title(axis, series, columns)
         axis.set_xlim(0, end)
         axis.set_ylim(0, 100)
         axis.grid(False)
@@ -60,7 +60,7 @@ def memory(comparison: Comparison) -> Figure | None:
         axis.set_ylabel("GPU KV blocks (%)")
     handles, labels = axes[0].get_legend_handles_labels()
     title = _title(comparison, next(iter(chosen.values())))
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, title=title, title_fontsize=8)
+    legend(figure, handles, labels, title=title)
     return figure
 
 

@@ -1,11 +1,13 @@
 """How figures look: paper width, the colour-blind-safe palette of Okabe and Ito, no ornament."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,6 +17,10 @@ PAGE_IN = 7.0
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D00")
 LineStyle = str | tuple[float, tuple[float, ...]]
 _LINES: tuple[LineStyle, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)))
+_CHARACTERS_PER_IN = 17  # of a legend's size
+_HANDLE = 8  # characters that a legend's line and gaps take
+_MOST_COLUMNS = 4
+_ROW_IN = 0.14  # height of a legend's row
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -55,8 +61,8 @@ def colour(index: int) -> str:
 
 
 def line(index: int) -> LineStyle:
-    """The dash pattern of the policy with this index: readable without colour."""
-    return _LINES[index % len(_LINES)]
+    """The dash pattern of the policy with this index, readable without colour; another one in each round of colours."""
+    return _LINES[(index + index // len(_PALETTE)) % len(_LINES)]
 
 
 def marker(index: int) -> str:
@@ -71,6 +77,26 @@ def new_figure(
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, [ax for row in axes for ax in row]
+
+
+def legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, title: str = "") -> None:
+    """A legend above the axes in as many columns as its labels leave room for."""
+    room = int(figure.get_figwidth() * _CHARACTERS_PER_IN)
+    texts = [textwrap.fill(label, room - _HANDLE, break_on_hyphens=False) for label in labels]
+    longest = max((len(line) for text in texts for line in text.split("\n")), default=1)
+    columns = max(1, min(_MOST_COLUMNS, room // (longest + _HANDLE)))
+    rows = -(-len(texts) // columns)
+    figure.set_figheight(figure.get_figheight() + _ROW_IN * (rows - 1))
+    options = {"title": title, "title_fontsize": 8} if title else {}
+    figure.legend(handles, texts, loc="outside upper center", ncols=columns, handlelength=3.0, **options)
+
+
+def panel_title(axes: Axes, text: str, columns: int) -> None:
+    """The title of one of ``columns`` panels, folded where it would run into the next."""
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    room = int(figure.get_figwidth() / columns * _CHARACTERS_PER_IN) - _HANDLE
+    axes.set_title(textwrap.fill(text, max(room, 12), break_on_hyphens=False), loc="left")
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:

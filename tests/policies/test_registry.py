@@ -64,7 +64,7 @@ def test_every_policy_is_described(name):
     ("name", "params", "message"),
     [
         ("vlm", {}, "unknown policy 'vlm'; did you mean 'vllm'?"),
-        ("zzz", {}, "unknown policy 'zzz'; known: vllm, "),
+        ("zzz", {}, "unknown policy 'zzz'; all 23: tokencake policies"),
         ("vllm", {"x": 1}, "policy.x: unknown parameter; known: none"),
         (
             "vllm-offload",

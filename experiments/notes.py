@@ -1,0 +1,37 @@
+"""What a reader of a run's numbers must know: one line each, printed when the run ends."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tokencake.policies.answers import HOOKS
+from tokencake.policies.api import Policy, overrides
+from tokencake.policies.guard import is_outside
+from tokencake.sim.config import SimConfig
+
+
+def notes(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any]) -> Iterator[str]:
+    """What is odd about a run.
+
+    Args:
+        policy: What decided.
+        name: What it is called.
+        sim: Configuration of the host.
+        summary: Content of `summary.json`.
+    """
+    yield from _inert(policy, name, sim, summary)
+    if summary["refused_calls"]:
+        refused = f"{summary['refused_calls']} calls in {summary['refused_programs']} programs refused"
+        yield f"{refused}: longer than the model or the memory allows; they are in no latency"
+    for what, steps in summary["outside_measured_range"].items():
+        if steps:
+            share = f"{steps} of {summary['steps']} steps"
+            yield f"{share} beyond what the hardware profile was measured for ({what}); extrapolated"
+
+
+def _inert(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any]) -> Iterator[str]:
+    """A policy that could not do what it is for."""
+    if is_outside(type(policy)) and not any(overrides(policy, hook) for hook in HOOKS):
+        yield f"{name} overrides no hook ({', '.join(HOOKS)}), so this is stock vLLM"
+    copies = overrides(policy, "store") or policy.offloads or summary["events"].get("offload_without_tier")
+    if copies and not sim.engine.cpu_blocks:
+        yield f"{name} copies KV to the CPU tier, and there is none (engine.cpu_gib=0): nothing was copied"

@@ -1,0 +1,78 @@
+"""What is printed beside the numbers of a run."""
+
+import pytest
+
+from tokencake.experiments.cli import main
+
+SMALL = ["+experiment=tiny", "trace=demo", "trace.programs_count=4", "trace.qps=4"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine_to_note.py").write_text(
+        "from tokencake.policies.api import Offload, Policy, Trigger\n\n\n"
+        "class Misspelt(Policy):\n    def ordr(self, view, waiting):\n        return waiting\n\n\n"
+        "class Copies(Policy):\n    def place(self, view, trigger, subject):\n"
+        "        return [Offload()] if trigger is Trigger.STALL else []\n"
+    )
+
+
+def said(capsys, *words):
+    assert main(["run", *words, *SMALL, "out=run"]) == 0
+    captured = capsys.readouterr()
+    return captured.err.splitlines(), captured.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["policy=vllm-offload"],
+        ["policy=tokencake"],
+        ["policy=infercept"],
+        ["policy=mori"],
+        ["policy=tokencake-upstream", "policy.mode=offload"],
+        ["policy=compose", "policy.place=infercept"],
+        ["policy=custom", "policy.target=mine_to_note:Copies"],
+    ],
+    ids=" ".join,
+)
+def test_a_policy_that_needs_a_cpu_tier_says_that_there_is_none(words, capsys):
+    (line,), _ = said(capsys, *words, "engine.cpu_gib=0")
+    assert "copies KV to the CPU tier, and there is none (engine.cpu_gib=0): nothing was copied" in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["policy=vllm-offload"],
+        ["policy=vllm", "engine.cpu_gib=0"],
+        ["policy=continuum", "engine.cpu_gib=0"],
+        ["policy=tokencake", "policy.temporal=false", "engine.cpu_gib=0"],
+        ["policy=tokencake-upstream", "policy.mode=agent", "engine.cpu_gib=0"],
+    ],
+    ids=" ".join,
+)
+def test_others_say_nothing(words, capsys):
+    assert said(capsys, *words)[0] == []
+
+
+def test_a_policy_that_decides_nothing_says_so(capsys):
+    (line,), out = said(capsys, "policy=custom", "policy.target=mine_to_note:Misspelt")
+    assert "Misspelt overrides no hook" in line and "stock vLLM" in line
+    assert out.startswith("Misspelt on demo: ")
+
+
+def test_what_was_typed_is_kept(capsys, tmp_path):
+    said(capsys, "policy=vllm-offload", "policy.prompt_only=false")
+    typed = (tmp_path / "run" / "overrides.yaml").read_text().split("\n")
+    assert typed[0] == "- policy=vllm-offload" and "- +experiment=tiny" in typed
+    assert not any("out=" in word for word in typed)
+
+
+def test_plot_says_what_it_counts_once(capsys, tmp_path):
+    said(capsys, "policy=vllm")
+    assert main(["plot", "run", "run", "--out", "figures", "--format", "svg"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "tokencake plot: counted once: run (of run) repeat the configuration and seed of another run"
