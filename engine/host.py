@@ -21,6 +21,7 @@ from tokencake.sim.offload import Offloading
 
 if TYPE_CHECKING:
     from tokencake.engine.scheduler import Asking
+    from tokencake.engine.tier import EngineTier
     from tokencake.policies.api import Policy
     from tokencake.sim.calls import Call
     from tokencake.sim.chains import Chain
@@ -65,6 +66,8 @@ class EngineHost(Host, ABC):
         super().__init__(config, policy, programs, knowledge)
         self._step_ps = lambda *_: self.scheduler.execute()
         self.pool.rank_by(self.pool.evict_key, self.scheduler.calls)
+        if self._tier is not None:
+            self._tier.rank_by(self.cpu.evict_key, self.scheduler.calls)
 
     @abstractmethod
     def execute(self, step: EngineStep) -> tuple[Any, int]:
@@ -79,13 +82,14 @@ class EngineHost(Host, ABC):
         self.tree = Contents(size, self.vocabulary)
         self.pool = EnginePool(self.vllm.pool, self.tree, size)
         connector = self.vllm.connector
+        self._tier: EngineTier | None = None
         if connector is None:
             self.cpu = BlockCpuTier(0, self.tree)
         else:
             from tokencake.engine.tier import EngineTier
 
             inner = connector.connector_scheduler
-            self.cpu = EngineTier(inner.manager, self.tree, inner._chunks_being_loaded)
+            self.cpu = self._tier = EngineTier(inner.manager, self.tree, inner._chunks_being_loaded)
         self.scheduler = EngineScheduler(self.config, self.policy, self.pool, self, self.vllm, native=self._native)
         if connector is None:
             self.offloading = Offloading(self)

@@ -59,7 +59,7 @@ class CountedManager(CPUOffloadingManager):
         stored: Blocks written so far.
         used: Blocks read at least once after they were written.
         refused: Requests whose last store found no room.
-        skipped: Stores that found no room, each counted once.
+        skipped: Stores that found no room; a request's tries from one block on count once.
     """
 
     def __init__(self, blocks: int):
@@ -67,6 +67,7 @@ class CountedManager(CPUOffloadingManager):
         self._policy = RankedLru(blocks)
         self.evicted = self.stored = self.used = self.skipped = 0
         self.refused: dict[str, None] = {}
+        self._skipped_at: dict[str, OffloadKey] = {}
         self._unread: dict[OffloadKey, None] = {}
 
     @property
@@ -80,17 +81,25 @@ class CountedManager(CPUOffloadingManager):
         return self._num_evictable_cache_chunks
 
     def prepare_store(self, keys: Collection[OffloadKey], req_context: ReqContext) -> PrepareStoreOutput | None:
-        """Take room for what the tier lacks of ``keys``."""
-        output = super().prepare_store(keys, req_context)
+        """Take room for what the tier lacks of ``keys``, which the connector wants to store."""
+        output = self.store(keys, req_context)
         if output is None:
-            self.skipped += req_context.req_id not in self.refused
+            first = next(iter(keys))
+            self.skipped += self._skipped_at.get(req_context.req_id) != first
+            self._skipped_at[req_context.req_id] = first
             self.refused[req_context.req_id] = None
             return None
         self.refused.pop(req_context.req_id, None)
-        self.evicted += len(output.evicted_keys)
-        for key in output.evicted_keys:
-            self._unread.pop(key, None)
-        self.blocks.owners.update(dict.fromkeys(output.keys_to_store, req_context.req_id))
+        return output
+
+    def store(self, keys: Collection[OffloadKey], req_context: ReqContext) -> PrepareStoreOutput | None:
+        """Take room for what the tier lacks of ``keys``."""
+        output = super().prepare_store(keys, req_context)
+        if output is not None:
+            self.evicted += len(output.evicted_keys)
+            for key in output.evicted_keys:
+                self._unread.pop(key, None)
+            self.blocks.owners.update(dict.fromkeys(output.keys_to_store, req_context.req_id))
         return output
 
     def complete_store(self, keys: Collection[OffloadKey], req_context: ReqContext, success: bool = True) -> None:
@@ -99,6 +108,11 @@ class CountedManager(CPUOffloadingManager):
         if success:
             self.stored += len(keys)
             self._unread.update(dict.fromkeys(keys))
+
+    def on_request_finished(self, req_context: ReqContext) -> None:
+        """A request has ended, and so have its stores."""
+        self._skipped_at.pop(req_context.req_id, None)
+        super().on_request_finished(req_context)
 
     def prepare_load(self, keys: Collection[OffloadKey], req_context: ReqContext) -> LoadStoreSpec:
         """Blocks are about to be read."""
@@ -184,9 +198,7 @@ class EngineTier(BlockCpuTier):
     def begin_store(self, chain: Chain, start: int, limit: int, owner: object) -> Parts | None:
         """See :meth:`tokencake.sim.cpu.CpuTier.begin_store`."""
         keys = _keys(chain, start, limit)
-        skipped, refused = self._manager.skipped, dict(self._manager.refused)
-        output = self._manager.prepare_store(keys, ReqContext(owner.id))  # type: ignore[attr-defined]
-        self._manager.skipped, self._manager.refused = skipped, refused  # those count a connector's stores
+        output = self._manager.store(keys, ReqContext(owner.id))  # type: ignore[attr-defined]
         if output is None:
             return None
         taken = set(output.keys_to_store)

@@ -246,6 +246,10 @@ class Actions:
         call = self._host.live.get(call_id)
         if call is None or call.status is not Status.RUNNING:
             return "the call is not running"
+        if call.decoding:
+            self._host.scheduler.decodes.sync(call)
+        if call.produced == call.output:
+            return "the call ends with the step in flight"
         self._host.scheduler.preempt(call)
         return ""
 

@@ -28,7 +28,7 @@ class BlockPool:
         self.cached = 0
         self.evicted = 0
         self.evict_key: EvictKey | None = None
-        self.on_reuse: Callable[[object], None] | None = None
+        self.on_reuse: Callable[[object, int, int], None] | None = None
         self._tree = tree
         self._caching = caching
         self._unhashed_first = unhashed_first
@@ -36,7 +36,7 @@ class BlockPool:
         self._references = [0] * (blocks + 1)
         self._key: list[Key | None] = [None] * (blocks + 1)
         self._owner: list[object] = [None] * (blocks + 1)
-        self._stores: dict[int, list[object]] = {}
+        self._stores: dict[int, list[tuple[object, int]]] = {}
         self._copies: dict[Key, dict[int, None]] = {}
 
     @property
@@ -144,23 +144,31 @@ class BlockPool:
 
     def watch(self, holding: Holding, lo: int, hi: int, job: object) -> None:
         """See :meth:`RunPool.watch`."""
-        for block in self._numbers(holding.spans)[lo:hi]:
-            self._stores.setdefault(block, []).append(job)
+        self._watch(self._numbers(holding.spans), lo, hi, job)
 
     def watch_found(self, match: Match, lo: int, hi: int, job: object) -> None:
         """See :meth:`RunPool.watch_found`."""
-        for block in self._numbers(match.parts)[lo:hi]:
-            self._stores.setdefault(block, []).append(job)
+        self._watch(self._numbers(match.parts), lo, hi, job)
 
-    def watchers(self, holding: Holding) -> list[object]:
+    def _watch(self, numbers: list[int], lo: int, hi: int, job: object) -> None:
+        for index, block in enumerate(numbers[lo:hi], lo):
+            self._stores.setdefault(block, []).append((job, index))
+
+    def watchers(self, holding: Holding) -> list[tuple[object, int, int]]:
         """See :meth:`RunPool.watchers`."""
-        return [job for block in self._numbers(holding.spans) for job in self._stores.get(block, ())]
+        return [
+            (job, index, index + 1)
+            for block in self._numbers(holding.spans)
+            for job, index in self._stores.get(block, ())
+        ]
 
     def unwatch(self, job: object) -> None:
         """See :meth:`RunPool.unwatch`."""
-        for block in [b for b, jobs in self._stores.items() if job in jobs]:
-            self._stores[block].remove(job)
-            if not self._stores[block]:
+        for block, watching in list(self._stores.items()):
+            kept = [entry for entry in watching if entry[0] is not job]
+            if kept:
+                self._stores[block] = kept
+            else:
                 del self._stores[block]
 
     def forget(self, chain: Chain, start: int) -> int:
@@ -208,9 +216,9 @@ class BlockPool:
 
     def _let_go(self, block: int) -> None:
         """Forget what a free block holds, and wait for those who still read it."""
-        for job in self._stores.pop(block, ()):
+        for job, index in self._stores.pop(block, ()):
             if self.on_reuse is not None:
-                self.on_reuse(job)
+                self.on_reuse(job, index, index + 1)
         self._forget(block)
 
     def _forget(self, block: int) -> None:

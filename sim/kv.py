@@ -36,7 +36,7 @@ class RunPool:
         self.cached = 0
         self.evicted = 0
         self.evict_key: EvictKey | None = None
-        self.on_reuse: Callable[[object], None] | None = None
+        self.on_reuse: Callable[[object, int, int], None] | None = None
         self._tree = tree
         self._caching = caching
         self._seq = 0
@@ -209,7 +209,7 @@ class RunPool:
         return blocks
 
     def watch(self, holding: Holding, lo: int, hi: int, job: object) -> None:
-        """Tell ``on_reuse`` about ``job`` if a held block in ``[lo, hi)`` is ever reused."""
+        """Tell ``on_reuse`` about ``job``, and which blocks, if held blocks in ``[lo, hi)`` are ever reused."""
         for extent, depth in holding.spans:
             first, last = max(lo, extent.lo), min(hi, depth)  # type: ignore[union-attr, type-var]
             if first < last:  # type: ignore[operator]
@@ -223,12 +223,12 @@ class RunPool:
                 extent.stores.append((max(lo, first), min(hi, last), job))
                 self._watched.setdefault(job, []).append(extent)
 
-    def watchers(self, holding: Holding) -> list[object]:
-        """Jobs that watch a block which ``holding`` holds."""
+    def watchers(self, holding: Holding) -> list[tuple[object, int, int]]:
+        """Jobs that watch blocks which ``holding`` holds, and which."""
         return [
-            job
+            (job, first, min(last, depth))  # type: ignore[misc, type-var]
             for extent, depth in holding.spans
-            for first, _, job in extent.stores  # type: ignore[union-attr]
+            for first, last, job in extent.stores  # type: ignore[union-attr]
             if first < depth  # type: ignore[operator]
         ]
 
@@ -324,10 +324,11 @@ class RunPool:
     def _evict(self, extent: Extent, run: FreeRun, count: int) -> None:
         """Forget the deepest ``count`` blocks of an extent; ``run`` already lacks them."""
         if extent.stores and self.on_reuse is not None:
+            end = extent.hi - count
             for lo, hi, job in extent.stores:
-                if lo < extent.hi and hi > extent.hi - count:
-                    self.on_reuse(job)
-            extent.stores = [s for s in extent.stores if s[0] < extent.hi - count]
+                if lo < extent.hi and hi > end:
+                    self.on_reuse(job, max(lo, end), min(hi, extent.hi))
+            extent.stores = [s for s in extent.stores if s[0] < end]
         extent.hi -= count
         self.cached -= count
         self.evicted += count

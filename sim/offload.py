@@ -30,7 +30,7 @@ class StoreJob:
     """Blocks ``[lo, hi)`` of one call's chain, of which ``parts`` go to the CPU, read in place.
 
     Attributes:
-        reused: A block was given to another call before the parts were known.
+        reused: Blocks given to another call before the parts were known.
     """
 
     __slots__ = ("blocks", "call", "hi", "lo", "parts", "reused", "transfer")
@@ -41,8 +41,12 @@ class StoreJob:
         self.hi = hi
         self.parts: Parts = parts or []
         self.blocks = count_blocks(self.parts)
-        self.reused = False
+        self.reused: list[tuple[int, int]] = []
         self.transfer: Transfer | None = None
+
+    def reads(self, lo: int, hi: int) -> bool:
+        """Whether one of the blocks ``[lo, hi)`` is copied."""
+        return any(first < hi and last > lo for _, first, last in self.parts)
 
 
 class Offloading:
@@ -58,6 +62,7 @@ class Offloading:
         self._stores_finished = "finished" in stores
         self._computed: list[tuple[Call, str]] = []
         self._refused: dict[Call, str] = {}
+        self._skipped: dict[Call, int] = {}
         self._ended: list[tuple[Call, StoreJob | None]] = []
         self._loads: list[Transfer] = []
         self._waiting: dict[int, list[StoreJob]] = {}
@@ -101,15 +106,18 @@ class Offloading:
         ``_update_req_states`` and ``update_state_after_alloc`` note all blocks of such a request.
         """
         if self._moving or self._ended:
-            for job in self._host.pool.watchers(call.holding):
+            for job, lo, hi in self._host.pool.watchers(call.holding):
                 assert isinstance(job, StoreJob)
                 if job.call.status is Status.FINISHED and job not in self._fences:
-                    self._flush.append(job)
+                    self.reused(job, lo, hi)
 
-    def reused(self, job: object) -> None:
-        """A block that ``job`` still reads has been given to another call."""
+    def reused(self, job: object, lo: int, hi: int) -> None:
+        """Blocks ``[lo, hi)``, which ``job`` may still read, have been given to another call."""
         assert isinstance(job, StoreJob)
-        self._flush.append(job)
+        if not job.parts:
+            job.reused.append((lo, hi))
+        elif job.reads(lo, hi):
+            self._flush.append(job)
 
     # -- when it is planned ----------------------------------------------------------------------------
 
@@ -165,8 +173,6 @@ class Offloading:
             return
         job = StoreJob(call, call.stored, limit)
         if not self._begin(job):
-            if call not in self._refused:
-                self._host.metrics.count("stores_skipped")
             self._refused[call] = cause
             return
         if self._refused:
@@ -182,6 +188,9 @@ class Offloading:
             _access(job.call, lo, hi)
         parts = cpu.begin_store(chain, job.lo, job.hi, job.call)
         if parts is None:
+            if self._skipped.get(job.call) != job.lo:
+                self._skipped[job.call] = job.lo
+                self._host.metrics.count("stores_skipped")
             return False
         job.parts, job.blocks = parts, count_blocks(parts)
         return True
@@ -204,16 +213,15 @@ class Offloading:
             if job is not None:
                 if self._begin(job):
                     self._queue(step, job)
-                else:
-                    host.metrics.count("stores_skipped")
                 if not job.parts:
                     host.pool.unwatch(job)
-                elif job.reused:
+                elif any(job.reads(lo, hi) for lo, hi in job.reused):
                     self._flush.append(job)
             if len(call.accessed) > 1:
                 call.accessed.sort(reverse=True)
             for lo, hi in call.accessed:
                 host.cpu.touch(chain, lo, hi)
+            self._skipped.pop(call, None)
             host.tree.release(chain)
         self._ended.clear()
 
@@ -223,9 +231,7 @@ class Offloading:
             return start_ps
         flush, self._flush = self._flush, []
         for job in flush:
-            if not job.parts:
-                job.reused = True
-            elif job.transfer is None:
+            if job.transfer is None:
                 for jobs in self._waiting.values():
                     if job in jobs:
                         jobs.remove(job)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cases import Case
 
 from tokencake.policies.api import Info, Policy
+from tokencake.sim.config import SimConfig
 from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.latency.base import LatencyModel
@@ -41,34 +42,53 @@ class Counted:
         return self._latency.step_ps(*step)
 
 
-def differences(case: Case, make_policy: Callable[[], Policy], *, native: str = "", **engine: bool | str) -> list[str]:
-    """Run a case in both and return what differs, the first differing decision first.
+Change = dict[str, bool | str]
+
+
+def differences(
+    case: Case, make_policy: Callable[[], Policy], *, native: str = "", engines: Sequence[Change] = ({},)
+) -> list[str]:
+    """Run a case in vLLM and in simulators, and return what differs, the first differing decision first.
 
     Args:
         case: Trace and configuration.
         make_policy: Makes a fresh policy.
         native: VLLM's queue that decides instead of the policy's hooks, if any.
-        engine: Changes of the simulator's engine configuration, such as ``version="0.22"``.
+        engines: Changes of the simulator's engine configuration, such as ``{"jumps": False}``; one simulator each.
 
     Raises:
-        LivelockError: Neither finishes this case.
+        LivelockError: Nobody finishes this case.
     """
     from tokencake.engine.virtual import virtual_host  # imports vLLM
 
-    config = replace(case.config, log_decisions=True, latency=Counted(case.config.latency))
-    policy = make_policy()
-    knowledge = Knowledge.of_trace(case.programs) if policy.info is Info.CLASS_MEAN else Knowledge()
-    simulated = Host(replace(config, engine=replace(config.engine, **engine)), policy, iter(case.programs), knowledge)
-    config = replace(config, latency=Counted(case.config.latency))
-    virtual = virtual_host(config, make_policy(), case.programs, native=native)
-    ended = [_ends(simulated), _ends(virtual)]
+    virtual = virtual_host(_counted(case.config), make_policy(), case.programs, native=native)
+    simulators = [_simulator(case, make_policy(), change) for change in engines]
+    ended = [_ends(host) for host in (virtual, *simulators)]
     if not any(ended):
         raise LivelockError("neither the simulator nor vLLM finishes this case")
     if not all(ended):
-        return [f"the simulator ends: {ended[0]}, vLLM ends: {ended[1]}"]
+        return [f"vLLM and simulators with {engines} end: {ended}"]
     virtual.pool.check([])
-    ours, theirs = simulated.metrics.result(), virtual.metrics.result()
-    return [*_tables(ours, theirs, native), *_summary(ours, theirs), *_memory(case, simulated, virtual)]
+    if case.config.engine.cpu_blocks:
+        virtual.cpu.check()
+        assert not virtual.cpu.pinned, "blocks of the CPU tier are still written or read"
+    theirs = virtual.metrics.result()
+    found: list[str] = []
+    for change, simulated in zip(engines, simulators, strict=True):
+        ours = simulated.metrics.result()
+        here = [*_tables(ours, theirs, native), *_summary(ours, theirs), *_memory(case, simulated, virtual)]
+        found += [f"{change or 'simulator'}: {text}" for text in here]
+    return found
+
+
+def _counted(config: SimConfig) -> SimConfig:
+    return replace(config, log_decisions=True, latency=Counted(config.latency))
+
+
+def _simulator(case: Case, policy: Policy, change: Change) -> Host:
+    config = _counted(case.config)
+    knowledge = Knowledge.of_trace(case.programs) if policy.info is Info.CLASS_MEAN else Knowledge()
+    return Host(replace(config, engine=replace(config.engine, **change)), policy, iter(case.programs), knowledge)
 
 
 def _ends(host: Host) -> bool:

@@ -17,6 +17,7 @@ pytestmark = [
 ]
 MODES = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 BASIC = ("vllm", "vllm-priority", "random")
+JUMPS = ({}, {"jumps": False})
 MOST = int(os.environ.get("TOKENCAKE_SEEDS", "150"))  # a thousand take an hour
 
 
@@ -61,16 +62,39 @@ def test_priority_is_vllms_own_queue(seed, asynchronous):
 @pytest.mark.parametrize("rule", [{"version": "0.22"}, {"prefix_caching": False}, {"reserve_full_isl": False}], ids=str)
 def test_a_wrong_rule_is_noticed(rule, asynchronous):
     found = [
-        differences(make_case(seed, asynchronous=asynchronous), policy("random", seed), **rule) for seed in range(20)
+        differences(make_case(seed, asynchronous=asynchronous), policy("random", seed), engines=[rule])
+        for seed in range(20)
     ]
     assert any(found)
 
 
 @MODES
+@pytest.mark.parametrize("seed", seeds(25, MOST))
+def test_no_decision_differs_with_a_cpu_tier(seed, asynchronous):
+    case = with_cpu_tier(make_case(seed, asynchronous=asynchronous))
+    assert differences(case, policy("random", seed), engines=JUMPS) == []
+
+
+@MODES
+@pytest.mark.parametrize("name", [name for name in registry.names() if name != "random"])
+@pytest.mark.parametrize("seed", seeds(2, MOST // 5))
+def test_no_decision_differs_under_a_published_policy_with_a_cpu_tier(seed, name, asynchronous):
+    case = with_cpu_tier(make_case(seed, asynchronous=asynchronous))
+    assert differences(case, policy(name, seed), engines=JUMPS) == []
+
+
+@MODES
 @pytest.mark.parametrize("prompt_only", [True, False], ids=["prompts", "outputs"])
 @pytest.mark.parametrize("native", ["fcfs", ""], ids=["vllm", "hooks"])
-@pytest.mark.parametrize("seed", seeds(15, 40))
+@pytest.mark.parametrize("seed", seeds(8, MOST))
 def test_offloading_is_vllms_own_connector(seed, native, prompt_only, asynchronous):
     case = with_cpu_tier(make_case(seed, asynchronous=asynchronous))
     make = partial(registry.create, "vllm-offload", {"prompt_only": prompt_only})
-    assert differences(case, make, native=native) == []
+    assert differences(case, make, native=native, engines=JUMPS) == []
+
+
+@MODES
+@pytest.mark.parametrize("rule", [{"cpu_blocks": 3}, {"watermark": 0.3}], ids=str)
+def test_a_wrong_rule_is_noticed_with_a_cpu_tier(rule, asynchronous):
+    cases = [with_cpu_tier(make_case(seed, asynchronous=asynchronous)) for seed in range(10)]
+    assert any(differences(case, policy("vllm-offload", 0), native="fcfs", engines=[rule]) for case in cases)

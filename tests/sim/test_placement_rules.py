@@ -160,6 +160,29 @@ def test_nobody_is_admitted_in_the_step_of_a_forced_preemption():
     assert 0 < row["recomputed_tokens"] < 64 + 200
 
 
+@pytest.mark.parametrize("cpu_blocks", [0, 50])
+def test_a_call_whose_last_output_is_in_flight_is_not_preempted(cpu_blocks):
+    class PreemptLate(Policy):
+        reasons = ()
+
+        def observe(self, event, view):
+            if event.kind is EventKind.ACTION_REFUSED:
+                self.reasons += (event.reason,)
+
+        def place(self, view, trigger, subject):
+            late = [call.id for call in view.running if call.output_tokens == 8]
+            return [Preempt(name) for name in late] if trigger is Trigger.STEP else ()
+
+        def next_change(self, view):
+            return None, view.step + 1
+
+    policy = PreemptLate()
+    config = world(async_scheduling=True, cpu_blocks=cpu_blocks)
+    summary = simulate([one("p", call("c", [Piece("x", 64)], 8))], config, policy).summary
+    assert policy.reasons == ("the call ends with the step in flight",)
+    assert summary["preemptions"] == 0
+
+
 def test_a_policy_that_admits_nothing_is_told_so():
     class Never(Policy):
         def admit(self, view, call, need):
