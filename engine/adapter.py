@@ -237,8 +237,10 @@ class EngineScheduler(Scheduler):
         """Waiting requests that the policy admits, in its order."""
         self._admitting = True
         cap = self.vllm.scheduler_config.long_prefill_token_threshold
-        for offer in self._admission.offers(lambda: self.vllm.tokens_left, cap):
+        self._admission.left = self.vllm.tokens_left
+        for offer in self._admission.offers(cap):
             yield self.requests[offer.call.id]
+            self._admission.left = self.vllm.tokens_left
 
     def has_room(self, request: Request, blocks: int) -> bool:
         """See :class:`tokencake.engine.scheduler.Hooks`."""

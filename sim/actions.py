@@ -310,7 +310,7 @@ class Actions:
         assert stall.transfer is not None
         way, blocks = stall.transfer.direction, count_blocks(stall.parts)
         self._transfer_over(stall)
-        host.tell(
+        host.reporter.tell(
             Event(
                 EventKind.TRANSFER_DONE,
                 host.now_ps / PS,

@@ -7,7 +7,7 @@ budget is used up or enough calls run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokencake.policies.api import CallView, Need, Policy, Verdict, overrides
@@ -44,12 +44,13 @@ class Admission:
     Attributes:
         changed: Something happened since the policy gave its order, so it is asked again.
         short: Memory, or a reservation, kept a call out of the last plan.
+        left: Tokens that the step has left; whoever takes up an offer says what is left then.
     """
 
     def __init__(self, queues: Scheduler, config: EngineConfig, policy: Policy, watcher: Watcher):
         self.changed = True
         self.short = False
-        self._left = 0
+        self.left = 0
         self._queues = queues
         self._decodes = queues.decodes
         self._pool = queues.pool
@@ -95,46 +96,41 @@ class Admission:
             self._watcher.started(call)
         if not self._queues.waiting:
             return
-        self._left = budget
-        for offer in self.offers(self._tokens_left, cap):
+        self.left = budget
+        for offer in self.offers(cap):
             if not offer.fits:
                 self.refuse(offer.call)
                 return
             self._start(step, offer)
-            self._left -= offer.tokens
-
-    def _tokens_left(self) -> int:
-        return self._left
+            self.left -= offer.tokens
 
     def refuse(self, call: Call) -> None:
         """A call that the policy admitted does not fit."""
         if self._admits:
             self._watcher.refuse_admission(call, "does not fit")
 
-    def offers(self, left: Callable[[], int], cap: int) -> Iterator[Offer]:
-        """Waiting calls that are to start, in order; what does not fit is the last one.
+    def offers(self, cap: int) -> Iterator[Offer]:
+        """Waiting calls that are to start while tokens are :attr:`left`, in order; what does not fit is the last one.
 
         Args:
-            left: Tokens that the step has left, asked before each call.
             cap: Most tokens of one call (0: no cap).
         """
+        if self.left <= 0 or len(self._running) >= self._most:
+            return
         later: list[Call] = []
         for source in (self._candidates(), later):
-            remaining = iter(source)
-            while left() > 0 and len(self._running) < self._most:
-                call = next(remaining, None)
-                if call is None:
-                    break
-                offer, verdict = self._offer(call, left(), cap)
-                if verdict is Verdict.STOP:
+            for call in source:
+                offer, verdict = self._offer(call, cap)
+                if verdict is Verdict.ADMIT:
+                    if offer is None:
+                        continue
+                    yield offer
+                    if not offer.fits or self.left <= 0 or not self._waiting or len(self._running) >= self._most:
+                        return
+                elif verdict is Verdict.STOP:
                     return
-                if verdict is Verdict.LATER and source is not later:
+                elif verdict is Verdict.LATER and source is not later:
                     later.append(call)
-                if verdict is not Verdict.ADMIT or offer is None:
-                    continue
-                yield offer
-                if not offer.fits or not self._waiting:
-                    return
 
     def _loaded(self, call: Call) -> None:
         """Make a finished load findable (``_update_waiting_for_remote_kv``)."""
@@ -174,13 +170,14 @@ class Admission:
         look = self._look(call, budget, cap)
         return None if look is None else _need(*look)
 
-    def _offer(self, call: Call, budget: int, cap: int) -> tuple[Offer | None, Verdict]:
+    def _offer(self, call: Call, cap: int) -> tuple[Offer | None, Verdict]:
         """What starting one waiting call takes, and what the policy says to it."""
-        look = self._look(call, budget, cap)
+        look = self._look(call, self.left, cap)
         if look is None:
             return None, Verdict.SKIP
         offer = look[0]
-        self.short = self.short or not offer.fits  # a policy may see that too, and say STOP
+        if not offer.fits:
+            self.short = True  # a policy may see that too, and say STOP
         if not self._admits:
             return offer, Verdict.ADMIT
         return offer, self._policy.admit(self._queues.view, self._queues.view.call(call), _need(*look))
@@ -189,18 +186,18 @@ class Admission:
         """A waiting call's offer, new blocks in this step, and blocks in all; None if it cannot start."""
         if call.preemptions and self._inflight and call.last_step >= self._inflight[0].number:
             return None  # an output from before its preemption is still in flight
-        size = self._block_size
+        size, known = self._block_size, call.prompt + call.known
         if self._caching:
             chain = call.holding.chain
             self._decodes.sync_growers(chain)
-            match = self._pool.match(chain, (call.tokens - 1) // size)
+            match = self._pool.match(chain, (known - 1) // size)
         else:
             match = NO_MATCH
         hit = match.blocks
         found = self._watcher.find_cpu(call, hit) if self._has_cpu else 0
         if found is None:
             return None
-        total = -(-call.tokens // size)
+        total = -(-known // size)
         if found:
             tokens, chunk = 0, found
         else:

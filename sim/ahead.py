@@ -84,7 +84,7 @@ class Ahead:
         if self._changes:
             host.step_number = tick - 1
             limit, horizon = self._until_change(limit, horizon)
-        blocks = decodes.next_blocks
+        blocks = decodes.boundary[decodes.tick % len(decodes.boundary)]
         if horizon <= ended.end_ps or limit <= tick or blocks > self._spendable():
             return False
         if blocks:

@@ -11,7 +11,7 @@ from tokencake.traces.resolve import resolve
 from tokencake.traces.schema import LLMNode, Node, Piece, Program, ToolNode
 
 if TYPE_CHECKING:
-    from tokencake.sim.view import ChainView
+    from tokencake.sim.call_view import ChainView
     from tokencake.traces.resolve import Resolved
 
 

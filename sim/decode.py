@@ -180,11 +180,6 @@ class DecodeSet:
             ended.append(call)
         return ended
 
-    @property
-    def next_blocks(self) -> int:
-        """New blocks of the next step."""
-        return self.boundary[self.tick % self._block_size]
-
     def needs(self, steps: int) -> list[int]:
         """New blocks of each of the next ``steps`` steps."""
         size, boundary = self._block_size, self.boundary

@@ -13,31 +13,29 @@ class FreeList:
     Args:
         blocks: Empty blocks to begin with.
         empty_first: Blocks without content are reused first (vLLM 0.32) or last (0.22).
+
+    Attributes:
+        end: Closes the list to a ring: the last blocks of ``end.next`` are reused next, those of ``end.prev`` last.
     """
 
     def __init__(self, blocks: int, *, empty_first: bool):
         self._empty_first = empty_first
-        self._end = FreeRun(None, 0, 0)
+        self.end = FreeRun(None, 0, 0)
         self.append(FreeRun(None, 0, blocks))
 
     def __iter__(self) -> Iterator[FreeRun]:
-        run = self._end.next
-        while run is not self._end:
+        run = self.end.next
+        while run is not self.end:
             yield run
             run = run.next
 
-    @property
-    def first(self) -> FreeRun:
-        """The run whose last blocks are reused next."""
-        return self._end.next
-
     def append(self, run: FreeRun) -> None:
         """Add a run that is reused last."""
-        self.insert(run, after=self._end.prev)
+        self.insert(run, after=self.end.prev)
 
     def insert(self, run: FreeRun, after: FreeRun | None) -> None:
         """Add a run behind another one; behind none, it is reused next."""
-        before = self._end if after is None else after
+        before = self.end if after is None else after
         run.prev, run.next = before, before.next
         before.next.prev = run
         before.next = run
@@ -49,11 +47,11 @@ class FreeList:
 
     def add_empty(self, count: int) -> None:
         """Add blocks without content."""
-        at = self._end.next if self._empty_first else self._end.prev
-        if at is not self._end and at.extent is None:
+        at = self.end.next if self._empty_first else self.end.prev
+        if at is not self.end and at.extent is None:
             at.hi += count
         else:
-            self.insert(FreeRun(None, 0, count), after=None if self._empty_first else self._end.prev)
+            self.insert(FreeRun(None, 0, count), after=None if self._empty_first else self.end.prev)
 
     def choose(self, key: EvictKey) -> tuple[FreeRun, int]:
         """The run that a policy gives up first, and how many blocks before it is asked again.

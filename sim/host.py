@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from tokencake.policies.api import CallView, Event, EventKind, Policy, Trigger, overrides
+from tokencake.policies.api import CallView, EventKind, Policy, Trigger, overrides
 from tokencake.policies.guard import guard
 from tokencake.sim.ahead import Ahead
 from tokencake.sim.blocks import BlockPool
@@ -32,6 +32,7 @@ from tokencake.sim.link import Link
 from tokencake.sim.metrics import Metrics
 from tokencake.sim.offload import Offloading
 from tokencake.sim.placement import Placement
+from tokencake.sim.reporter import Reporter
 from tokencake.sim.rng import lognormal
 from tokencake.sim.scheduler import Scheduler
 from tokencake.sim.tools import Driver
@@ -68,6 +69,7 @@ class Host:
         self._make_engine()
         self.view = HostView(self, policy.info)
         self.scheduler.view = self.view
+        self.reporter = Reporter(self, policy)
         self.decisions = DecisionLog(self)
         self.placement = Placement(self)
         self.metrics = Metrics(self)
@@ -81,7 +83,7 @@ class Host:
         self.last_end_ps = 0
         self.step_number = 0
         self.copies = engine.cpu_blocks > 0
-        self._observes = overrides(policy, "observe")
+        self._observes = self.reporter.heard
         self._places = overrides(policy, "place")
         self.eventful = False
         self.steady = not self._places and not self.copies
@@ -149,7 +151,7 @@ class Host:
     def program_started(self, run: ProgramRun) -> None:
         if self._observes:
             at = self.now_ps
-            self.notice(lambda: self._tell(EventKind.PROGRAM_STARTED, at, run))
+            self.notice(lambda: self.reporter.program(EventKind.PROGRAM_STARTED, at, run))
 
     def program_finished(self, run: ProgramRun) -> None:
         self.metrics.program(run)
@@ -160,7 +162,7 @@ class Host:
                 self.live.pop(call.id, None)
         if self._observes:
             at = self.now_ps
-            self.notice(lambda: self._tell(EventKind.PROGRAM_FINISHED, at, run))
+            self.notice(lambda: self.reporter.program(EventKind.PROGRAM_FINISHED, at, run))
         run.let_go()
 
     def call_arrived(self, call: Call) -> None:
@@ -176,7 +178,7 @@ class Host:
     def tool_started(self, run: ProgramRun, node: ToolNode) -> None:
         if self._observes:
             at = self.now_ps
-            self.notice(lambda: self._tell(EventKind.TOOL_STARTED, at, run, node))
+            self.notice(lambda: self.reporter.tool(EventKind.TOOL_STARTED, at, run, node))
 
     def tool_finished(self, run: ProgramRun, node: ToolNode) -> None:
         at = self.now_ps
@@ -252,6 +254,8 @@ class Host:
     def _conclude(self, step: Step) -> None:
         """Calls that got their last output end, in the order in which they were scheduled."""
         ended = step.finishers
+        if not ended and not step.stale:
+            return
         if step.stale:
             ended = sorted([*ended, *(call for call, _ in step.stale)], key=_scheduled_order)
         for call in ended:
@@ -318,7 +322,7 @@ class Host:
         self.scheduler.enqueue(call)
         self.metrics.waits(call)
         if self._observes:
-            self._tell_call(EventKind.CALL_QUEUED, call.arrival_ps, call)
+            self.reporter.call(EventKind.CALL_QUEUED, call.arrival_ps, call)
         if self._places:
             self.placement.ask(Trigger.QUEUED, call)
 
@@ -340,12 +344,12 @@ class Host:
         self.metrics.call(call, now)
         if self._observes:
             elapsed_s = (now - call.arrival_ps) / PS
-            self._tell_call(EventKind.CALL_FINISHED, now, call, elapsed_s=elapsed_s, output_tokens=call.output)
+            self.reporter.call(EventKind.CALL_FINISHED, now, call, elapsed_s=elapsed_s, output_tokens=call.output)
         self.placement.call_finished(call, now)
         self.driver.ended(run, call.node)
 
     def _returned(self, at: int, run: ProgramRun, node: ToolNode) -> None:
-        self._tell(EventKind.TOOL_FINISHED, at, run, node)
+        self.reporter.tool(EventKind.TOOL_FINISHED, at, run, node)
         if self._places:
             self.placement.returned(run, node)
 
@@ -359,7 +363,7 @@ class Host:
         if self.placement.stalls:
             self.placement.admitted(call)
         if self._observes:
-            self._tell_call(EventKind.CALL_ADMITTED, self.now_ps, call)
+            self.reporter.call(EventKind.CALL_ADMITTED, self.now_ps, call)
 
     def started(self, call: Call) -> None:
         if self.copies:
@@ -373,7 +377,7 @@ class Host:
         if call.stores:
             self.offloading.preempted(call)
         if self._observes:
-            self._tell_call(EventKind.CALL_PREEMPTED, self.now_ps, call)
+            self.reporter.call(EventKind.CALL_PREEMPTED, self.now_ps, call)
 
     def computed(self, call: Call, cause: str) -> None:
         self.offloading.computed(call, cause)
@@ -386,62 +390,10 @@ class Host:
 
     def refuse_admission(self, call: Call, reason: str) -> None:
         if self._observes:
-            self._tell_call(EventKind.ACTION_REFUSED, self.now_ps, call, reason=reason)
+            self.reporter.call(EventKind.ACTION_REFUSED, self.now_ps, call, reason=reason)
 
     def room(self, call: Call, blocks: int) -> bool:
         return not self.placement.reserved or self.placement.liveness.room(call, blocks)
-
-    # -- telling the policy ---------------------------------------------------------------------------------
-
-    def tell(self, event: Event) -> None:
-        """Let the policy observe an event, if it observes at all."""
-        if self._observes:
-            self.policy.observe(event, self.view)
-
-    def _tell(self, kind: EventKind, at: int, run: ProgramRun, node: ToolNode | None = None) -> None:
-        if not self._observes:
-            return
-        name = run.program.program
-        if node is None:
-            self.tell(Event(kind, at / PS, program=name))
-            return
-        elapsed = None
-        if kind is EventKind.TOOL_FINISHED:
-            elapsed = (at - run.tool_started_ps[node.id]) / PS
-        self.tell(
-            Event(
-                kind,
-                at / PS,
-                program=name,
-                node=node.id,
-                tool=node.tool,
-                estimate_s=node.estimate_s,
-                elapsed_s=elapsed,
-            )
-        )
-
-    def _tell_call(
-        self,
-        kind: EventKind,
-        at: int,
-        call: Call,
-        *,
-        elapsed_s: float | None = None,
-        reason: str = "",
-        output_tokens: int = 0,
-    ) -> None:
-        name = call.program.program.program
-        self.tell(
-            Event(
-                kind,
-                at / PS,
-                program=name,
-                call=call.id,
-                elapsed_s=elapsed_s,
-                reason=reason,
-                output_tokens=output_tokens,
-            )
-        )
 
     def noise(self, name: str) -> float:
         """Factor by which a noisy oracle is wrong about ``name``; always the same for a seed."""

@@ -95,7 +95,7 @@ class RunPool:
             raise ValueError(f"cannot take {count} blocks, {self.free} are free")
         holding.private += count
         self.free -= count
-        run = self._list.first
+        run = self._list.end.next
         if self.evict_key is None and run.hi - run.lo > count:  # nearly always
             head = run.extent
             if head is None:
@@ -108,7 +108,7 @@ class RunPool:
                 self.evicted += count
                 return
         while count:
-            run, legal = self._list.first, count
+            run, legal = self._list.end.next, count
             if self.evict_key is not None:
                 run, legal = self._list.choose(self.evict_key)
             extent = run.extent

@@ -79,7 +79,7 @@ class Liveness:
         if starving and self._placement.reserved:
             self._placement.reserved = {}
             host.metrics.count("reserves_lifted")
-            host.tell(Event(EventKind.RESERVES_LIFTED, now / PS))
+            host.reporter.tell(Event(EventKind.RESERVES_LIFTED, now / PS))
             host.plan_again()
             return
         pins = [s for s in self._placement.stalls.values() if s.pin.blocks or s.held.blocks]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from tokencake.policies import api
 from tokencake.policies.api import Event, EventKind, Trigger, overrides
 from tokencake.sim.actions import Actions
+from tokencake.sim.call_view import ChainView
 from tokencake.sim.calls import Call, ProgramRun
 from tokencake.sim.config import PS
 from tokencake.sim.extents import Holding
 from tokencake.sim.liveness import Liveness
 from tokencake.sim.stall import Stall
-from tokencake.sim.view import ChainView
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
@@ -61,7 +61,9 @@ class Placement:
         host.decisions.add(f"place:{trigger.name}", named, repr(action), reason or "done")
         if reason:
             host.metrics.count("actions_refused")
-            host.tell(Event(EventKind.ACTION_REFUSED, host.now_ps / PS, call=named, action=action, reason=reason))
+            host.reporter.tell(
+                Event(EventKind.ACTION_REFUSED, host.now_ps / PS, call=named, action=action, reason=reason)
+            )
 
     def begin_step(self, eventful: bool) -> None:
         """Expire pins; ask ``place(STEP)`` if something happened or the policy changes with time."""
@@ -149,7 +151,7 @@ class Placement:
             host.pool.release(stall.pin)
         stall.until_ps = None
         host.metrics.count(kind.name.lower())
-        host.tell(Event(kind, host.now_ps / PS, call=stall.call.id, blocks=blocks))
+        host.reporter.tell(Event(kind, host.now_ps / PS, call=stall.call.id, blocks=blocks))
         if not stall.awaited and stall.idle:
             self.end_stall(stall)
 

@@ -216,7 +216,7 @@ class Scheduler:
             return False
         tick = decodes.tick
         taken = blocks = decodes.boundary[tick % size]
-        chunks: list[tuple[Call, int]] = []
+        chunks: list[tuple[Call, int, int]] = []
         if self.prefilling:
             left = budget - batch
             for call in self.prefilling:
@@ -231,9 +231,10 @@ class Scheduler:
                     if not tokens:
                         break
                 left -= tokens
-                chunks.append((call, tokens))
                 holding = call.holding
-                blocks += -(-(computed + tokens) // size) - holding.hashed - holding.private
+                need = -(-(computed + tokens) // size) - holding.hashed - holding.private
+                chunks.append((call, tokens, need))
+                blocks += need
         if blocks > pool.free:
             return False
         if batch:
@@ -242,13 +243,15 @@ class Scheduler:
             if taken:
                 pool.take(self.spare, taken)
         if chunks and self._caching:
-            for call, _ in chunks:
+            for call, _, _ in chunks:
                 decodes.sync_growers(call.holding.chain)
         decodes.tick = tick + 1
         decodes.lag = len(self.inflight)
-        for call, tokens in chunks:
+        for call, tokens, need in chunks:
             if self._caching:
                 decodes.sync_growers(call.holding.chain, before=call.run_order)
+            if need:
+                pool.take(call.holding, need)
             self._chunk(step, call, tokens)
         return True
 
@@ -339,25 +342,22 @@ class Scheduler:
         return True
 
     def _chunk(self, step: Step, call: Call, tokens: int) -> None:
-        """Compute ``tokens`` more of a call's known tokens in this step."""
+        """Compute ``tokens`` more of a call's known tokens in this step; it holds the blocks for them."""
         holding = call.holding
         computed = call.computed
         done = computed + tokens
-        size = self.block_size
-        need = -(-done // size) - holding.hashed - holding.private
-        if need:
-            self.pool.take(holding, need)
         if self._free_recompute:
-            known = holding.chain.computed_before(done // size) * size
+            known = holding.chain.computed_before(done // self.block_size) * self.block_size
             if known < done:
                 start = max(known, computed)
                 step.prefill = [*step.prefill, (done - start, start)]
         else:
             step.prefill = [*step.prefill, (tokens, computed)]
         step.tokens += tokens
-        full = done // size
-        if full > holding.hashed and self._caching:
-            self.pool.grow(holding, full)
+        if self._caching:
+            full = done // self.block_size
+            if full > holding.hashed:
+                self.pool.grow(holding, full)
         call.computed = done
         call.last_step = step.number
         if call.reached > computed:
@@ -392,6 +392,10 @@ class Scheduler:
         call.run_order = self._runs
         self.running.append(call)
         self.prefilling.append(call)
+        holding = call.holding
+        need = -(-(call.computed + tokens) // self.block_size) - holding.hashed - holding.private
+        if need:
+            self.pool.take(holding, need)
         self._chunk(step, call, tokens)
 
 

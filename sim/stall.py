@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tokencake.sim.call_view import ChainView
 from tokencake.sim.calls import Call
 from tokencake.sim.cpu import Parts
 from tokencake.sim.extents import Holding
 from tokencake.sim.link import Transfer
-from tokencake.sim.view import ChainView
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host

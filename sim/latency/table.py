@@ -160,10 +160,11 @@ class TableLatency:
             for new, context in prefill:
                 tokens += new
                 values, rises, widths = self._prefill[new]
-                i = bisect_right(contexts, context) - 1
-                time += values[i]
-                if context > contexts[i]:
-                    time += rises[i] * (context - contexts[i]) // widths[i]
+                if context:
+                    i = bisect_right(contexts, context) - 1
+                    time += values[i] + rises[i] * (context - contexts[i]) // widths[i]
+                else:
+                    time += values[0]
                 if new + context > self._max_length:
                     outside = True
             time += self._layers[tokens] + self._head[decodes + len(prefill)] - dense
