@@ -9,7 +9,7 @@ latency model gives exactly. ``engine.jumps=false`` takes every step by itself.
 from __future__ import annotations
 
 import math
-from itertools import accumulate, chain, count
+from itertools import accumulate, chain, repeat
 from operator import mul
 from typing import TYPE_CHECKING
 
@@ -18,17 +18,7 @@ from tokencake.sim.config import to_ps
 from tokencake.sim.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tokencake.sim.host import Host
-
-
-def _triangular(most: int) -> Iterable[int]:
-    """``j * (j - 1) / 2`` for ``j`` = 0, 1, 2, ... at least up to ``most``."""
-    return _FIRST_TRIANGULAR if most < len(_FIRST_TRIANGULAR) else chain((0,), accumulate(count()))
-
-
-_FIRST_TRIANGULAR = tuple(j * (j - 1) // 2 for j in range(64))
 
 
 class Ahead:
@@ -129,10 +119,8 @@ class Ahead:
             blocks = sum(needs)
         if blocks > taken:
             # The first `lag` steps are planned when the oldest step in flight ends, the others one by one.
-            early = sum(needs[:lag]) if lag else 0
-            late = needs[lag:] if lag else needs
-            moment = early * first + (blocks - early) * last - taken * first
-            moment += start * sum(map(mul, late, count())) + rise * sum(map(mul, late, _triangular(steps)))
+            gaps = range(start, start + rise * steps, rise) if rise else repeat(start, steps)
+            moment = -taken * first + sum(map(mul, needs, chain(repeat(first, lag), accumulate(gaps, initial=last))))
             self._pool.take(self._scheduler.spare, blocks - taken)
             host.metrics.used_rises(blocks - taken, moment)
         self._latency.note_jump(steps, batch, context)
