@@ -70,12 +70,15 @@ class Autellix(Policy):
         its quantum is the width of that range. By default the bounds go from 1 s to 1,024 s of service, so that
         neither a first call nor a program of many calls lies beyond them.
 
+    **Swapping.** A preempted call's KV goes to the CPU tier and comes back. The engine frees what it
+    preempts, so prompts are copied as they are computed, and a preempted call loads what it finds there.
+
     Not expressed:
-        Swapping a preempted call to the CPU with the paper's copy kernel: vLLM V1 recomputes.
-        ``policy=compose policy.order=autellix policy.place=autellix policy.victim=autellix
-        policy.store=vllm-offload`` comes near it (blocks are copied as they are computed, and loaded
-        again), but then returning calls hit the CPU tier, too. Balancing between engines: there is
-        one engine.
+        The paper's copy kernel moves KV when a call is preempted, and of that call alone. Here all prompts are
+        copied, so returning calls hit the CPU tier, too; outputs of a preempted call are computed
+        again; and copies age in a tier that everybody's prompts go through. Without a CPU tier, or with
+        ``swap=false``, a preempted call recomputes, as in vLLM V1. Balancing between engines: there is one
+        engine.
 
     Args:
         mode: ``plas`` (summed service) or ``atlas`` (longest chain of service).
@@ -84,6 +87,7 @@ class Autellix(Policy):
         growth: Ratio between the bounds of two neighbouring queues.
         starvation: Ratio of waited to served time from which a call is helped.
         interval_steps: Steps between two looks at demotion, starvation and preemption.
+        swap: Copy prompts to the CPU tier, so that a preempted call is loaded rather than computed again.
     """
 
     info = Info.NONE
@@ -98,6 +102,7 @@ class Autellix(Policy):
         growth: float = 2.0,
         starvation: float = 10.0,
         interval_steps: int = 20,
+        swap: bool = True,
     ) -> None:
         for name, value in (("queues", queues), ("interval_steps", interval_steps)):
             if value < 1:
@@ -112,6 +117,7 @@ class Autellix(Policy):
         self.mode = mode
         self.starvation = starvation
         self.interval_steps = interval_steps
+        self.swap = swap
         self._bounds = list(accumulate([first_quantum_s] + [growth] * (queues - 2), lambda a, b: a * b))[: queues - 1]
         self._quanta = [high - low for low, high in zip([0.0, *self._bounds], self._bounds, strict=False)]
         self._service = Service()
@@ -174,6 +180,10 @@ class Autellix(Policy):
         waiting, running = view.waiting, view.running
         self._look(view, waiting, running)
         return self._preempt(view, sorted(waiting, key=self._rank), sorted(running, key=self._rank))
+
+    def store(self, view: View, chain: ChainView, cause: str) -> int:
+        """What prefill has computed, if it is to be found after a preemption."""
+        return chain.blocks if self.swap else 0
 
     def next_change(self, view: View) -> tuple[float | None, int | None] | None:
         """The next look, if somebody waits."""

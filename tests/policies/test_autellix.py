@@ -4,6 +4,7 @@ import pytest
 
 from tokencake.policies.autellix import Autellix
 from tokencake.policies.vllm import Vllm
+from tokencake.sim.config import LinkConfig
 
 
 @pytest.fixture
@@ -83,6 +84,20 @@ def test_nobody_is_preempted_for_who_could_not_start(play, program, call):
     watched = Watched(first_quantum_s=0.02, interval_steps=10)
     play([*old, *new], watched, gpu_blocks=40, max_num_batched_tokens=6, cpu_blocks=0)
     assert watched.most == 1
+
+
+def test_a_preempted_call_comes_back_from_the_cpu(play, program, call, row):
+    """Its prompt of 60 tokens is evicted while another runs: it is loaded, or most of it is computed again."""
+    programs = [program("p", call("long", 60, 40)), program("q", call("short", 70, 2), at_s=0.025)]
+    fast = LinkConfig(1.0, 1.0)
+    swapped, lost = (
+        play(programs, Autellix(first_quantum_s=0.02, interval_steps=10, swap=swap), gpu_blocks=26, link=fast)
+        for swap in (True, False)
+    )
+    assert row(swapped.calls, "long")["preemptions"] == row(lost.calls, "long")["preemptions"] == 1
+    assert swapped.summary["h2d_bytes"] > 0
+    assert lost.summary["d2h_bytes"] == lost.summary["h2d_bytes"] == 0
+    assert row(swapped.calls, "long")["recomputed_tokens"] < 40 < row(lost.calls, "long")["recomputed_tokens"]
 
 
 def test_the_starving_are_helped(play, program, call, row):
