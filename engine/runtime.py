@@ -173,10 +173,15 @@ def shared_runtime(model: Model, limits: Limits, load_format: str) -> Runtime:
     """The last engine that was asked for here, if it is the same one; otherwise a new one in its place."""
     key = (model, limits, load_format)
     if key not in _shared:
-        while _shared:
-            _shared.popitem()[1].close()
+        close_shared()
         _shared[key] = Runtime(model, limits, load_format=load_format)
     return _shared[key]
+
+
+def close_shared() -> None:
+    """Shut down the engine that runs share, if there is one: another one can be opened then."""
+    while _shared:
+        _shared.popitem()[1].close()
 
 
 class Stopwatch:

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from tokencake.engine.config import LiveConfig
-from tokencake.experiments.settings import PROFILE_KEYS, Bounds
+from tokencake.experiments.settings import HARDWARE_DEFAULTS, PROFILE_KEYS, Bounds
 from tokencake.policies import registry
 from tokencake.policies.compose import HOOKS
 from tokencake.sim.config import EngineConfig, LinkConfig, WorkloadConfig
@@ -42,7 +42,7 @@ def register() -> None:
     for name, generator in GENERATORS.items():
         store.store(group="trace", name=name, node={"source": name} | _parameters(generator))
     for name in profile_names():
-        store.store(group="hardware", name=name, node={"profile": name, "recorded": None})
+        store.store(group="hardware", name=name, node={"profile": name, **HARDWARE_DEFAULTS})
 
 
 def _host() -> dict[str, Any]:

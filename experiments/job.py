@@ -17,8 +17,8 @@ from tokencake.experiments.labels import policy_name
 from tokencake.experiments.notes import notes
 from tokencake.experiments.progress import progress
 from tokencake.experiments.results import Table, check_free, replacing, write_run
+from tokencake.experiments.settings import HARDWARE_DEFAULTS, profile_of, sim_config
 from tokencake.experiments.settings import build as build_settings
-from tokencake.experiments.settings import profile_of, sim_config
 from tokencake.experiments.timeline import build, tool_spans
 from tokencake.policies import registry
 from tokencake.policies.answers import BrokenRuleError
@@ -33,7 +33,7 @@ from tokencake.sim.run import simulate
 _HOSTS = ("sim", "virtual", "live")
 _SECTIONS = ("policy", "trace", "hardware", "engine", "link", "workload", "bounds", "live", "log")
 _KEYS = (*_SECTIONS, "host", "seed", "out", "overwrite", "timeline", "noise")
-_SUBKEYS = {"log": ("decisions",), "hardware": ("profile", "recorded")}  # of sections that nobody else checks
+_SUBKEYS = {"log": ("decisions",), "hardware": ("profile", *HARDWARE_DEFAULTS)}  # of sections that nobody else checks
 _NOT_TYPED = ("out", "overwrite", "hydra.sweep.dir", "hydra.searchpath")
 
 

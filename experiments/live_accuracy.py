@@ -8,10 +8,13 @@ them. Two idle cores need about half an hour.
 Everything is done with `tokencake` commands, and printed as such, so that any part can be run alone.
 """
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from tokencake.experiments.arguments import Parser
 from tokencake.experiments.cli import main
@@ -50,6 +53,9 @@ SETTINGS = {
 }
 """Without a CPU tier, programs with long tools; with one, more programs with short tools."""
 
+DRAWS = 5
+"""Simulated runs of each policy, with step times that scatter as the calibration found them to."""
+
 
 def run(words: Sequence[str] | None = None) -> None:
     """Do all of it; what is there already is kept.
@@ -78,7 +84,10 @@ def _measure(out: Path, setting: Setting, model: str, seconds: int, repeats: int
         turns = f"live.repeat={','.join(map(str, range(repeats)))}"
         _command("run", "-m", "host=live", f"live.model={model}", turns, policies, *common, f"out={live}")
     if not predicted.exists():
-        _command("run", "-m", "host=sim", policies, *common, f"out={predicted}")
+        jitter = f"hardware.jitter={_jitter(profile)}"
+        _command(
+            "run", "-m", "host=sim", policies, *common, jitter, f"hardware.draw=range({DRAWS})", f"out={predicted}"
+        )
     for measured in find_runs([live]):
         again = replayed / measured.path.name
         if not again.exists():
@@ -86,6 +95,12 @@ def _measure(out: Path, setting: Setting, model: str, seconds: int, repeats: int
             _command("run", "host=sim", *own, *common, f"hardware.recorded={measured.path}", f"out={again}")
     _command("compare", str(live), str(predicted), f"--out={out / 'predicted'}")
     _command("compare", str(live), str(replayed), f"--out={out / 'recorded'}")
+
+
+def _jitter(profile: Path) -> float:
+    """Standard deviation of a step's time, as the calibration found it on steps that it did not fit."""
+    calibration = yaml.safe_load(profile.read_text(encoding="utf-8"))["calibration"]
+    return round(float(calibration["step_error"]) * math.sqrt(math.pi / 2), 3)  # of a normal error with this mean size
 
 
 def _command(*words: str) -> None:

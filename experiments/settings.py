@@ -10,7 +10,9 @@ from tokencake.experiments.errors import UsageError
 from tokencake.experiments.recording import read_steps
 from tokencake.policies.hints import did_you_mean
 from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
+from tokencake.sim.latency.base import LatencyModel
 from tokencake.sim.latency.hardware import HardwareProfile
+from tokencake.sim.latency.jitter import JitterLatency
 from tokencake.sim.latency.profiles import load_profile
 from tokencake.sim.latency.recorded import RecordedLatency
 
@@ -18,6 +20,8 @@ _GIB = 2**30
 # Engine settings that a hardware profile answers, or that follow from it.
 _OF_PROFILE = ("block_size", "max_num_batched_tokens", "max_num_seqs", "max_model_len", "async_scheduling")
 PROFILE_KEYS = ("gpu_blocks", "cpu_blocks", *_OF_PROFILE)
+# What a run may say of step times beside its profile: whose are replayed, or how they scatter and which draw it is.
+HARDWARE_DEFAULTS: Mapping[str, Any] = {"recorded": None, "jitter": 0.0, "draw": 0}
 _LARGEST, _SMALLEST = 1e12, 1e-12  # magnitudes of numbers but 0; beyond, times and sizes no longer fit their columns
 _T = TypeVar("_T")
 
@@ -101,10 +105,8 @@ def sim_config(config: Mapping[str, Any], profile: HardwareProfile) -> SimConfig
     """
     bounds = build(Bounds, config["bounds"], "bounds")
     link = _filled(config["link"], **asdict(profile.link)) | {"free": bounds.free_transfer}
-    recorded = config["hardware"].get("recorded")
-    latency = profile.latency_model()
-    if recorded is not None:  # steps of a recording are taken one by one
-        latency = RecordedLatency(latency, read_steps(Path(str(recorded))))
+    latency, one_by_one = _latency({**HARDWARE_DEFAULTS, **config["hardware"]}, profile)
+    if one_by_one:
         config = {**config, "engine": {**config["engine"], "jumps": False}}
     seed = config["seed"]
     if type(seed) is not int:
@@ -124,6 +126,23 @@ def sim_config(config: Mapping[str, Any], profile: HardwareProfile) -> SimConfig
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _latency(hardware: Mapping[str, Any], profile: HardwareProfile) -> tuple[LatencyModel, bool]:
+    """What steps cost, and whether every step has a time of its own, so that none may be jumped over."""
+    model = profile.latency_model()
+    recorded, jitter = hardware["recorded"], _typed(hardware["jitter"], float, "hardware.jitter")
+    draw = _typed(hardware["draw"], int, "hardware.draw")
+    if recorded is not None:
+        if jitter:
+            raise UsageError(f"hardware.jitter: must be 0 with hardware.recorded, got {jitter}")
+        return RecordedLatency(model, read_steps(Path(str(recorded)))), True
+    if not jitter:
+        return model, False
+    try:
+        return JitterLatency(model, jitter, draw), True
+    except ValueError as error:
+        raise UsageError(f"hardware.{error}") from error
 
 
 def _engine(values: Mapping[str, Any], profile: HardwareProfile) -> dict[str, Any]:

@@ -105,8 +105,9 @@ def _limits(chosen: Any, model: Model) -> "Limits":
 
 def _measure(chosen: Any, model: Model, limits: "Limits") -> "Calibration":
     from tokencake.engine.calibrate import calibrate
-    from tokencake.engine.runtime import Runtime
+    from tokencake.engine.runtime import Runtime, close_shared
 
+    close_shared()
     try:
         runtime = Runtime(model, limits, load_format=chosen.load_format)
     except install.EngineStartError as error:

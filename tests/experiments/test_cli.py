@@ -159,7 +159,7 @@ def test_overwrite_replaces_the_run(tmp_path, capsys):
         (["+polcy=vllm", "trace=demo"], "polcy: unknown key; did you mean 'policy'?"),
         (["enigne.gpu_blocks=5"], "enigne.gpu_blocks: unknown key; did you mean 'engine.*'?"),
         (["zzz=1"], "zzz: unknown key; known: bounds.*, engine.*, experiment, hardware, host, link.*, "),
-        (["trace=demo", "+hardware.x=1"], "hardware.x: unknown key; known: profile, recorded"),
+        (["trace=demo", "+hardware.x=1"], "hardware.x: unknown key; known: draw, jitter, profile, recorded"),
         (["trace=demo", "policy.hold=keep"], "policy.hold: unknown key; this policy has no parameters"),
         (["trace=demo", "engine.gpu_block=9"], "'engine.gpu_blocks'? (or engine.cpu_blocks, engine.cpu_gib)"),
         (["experiment=tinny", "trace=demo"], "did you mean 'tiny'?"),
