@@ -8,18 +8,17 @@ better forecast than any one of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tokencake.sim.latency.base import LatencyModel
+from tokencake.sim.latency.stepwise import Stepwise
 from tokencake.sim.rng import stream
 
 
-class JitterLatency:
+class JitterLatency(Stepwise):
     """`LatencyModel` that multiplies every step's time by a random factor with mean 1.
 
     The factors are log-normal and independent; the n-th step of a run always has the n-th factor of its seed.
-    What policies ask about costs is answered without them. Steps must be asked for one by one
-    (``engine.jumps=false``).
     """
 
     def __init__(self, base: LatencyModel, deviation: float, seed: int) -> None:
@@ -35,7 +34,7 @@ class JitterLatency:
         """
         if not 0 < deviation <= 1:
             raise ValueError(f"jitter must be > 0 and <= 1, got {deviation}")
-        self._base = base
+        super().__init__(base)
         self._mean = -(deviation**2) / 2  # of the logarithm, so that the factors' mean is 1
         self._deviation = deviation
         self._draw = stream(seed, "jitter").lognormvariate
@@ -44,27 +43,3 @@ class JitterLatency:
         """Return the time of the next step; see `LatencyModel.step_ps`."""
         factor = self._draw(self._mean, self._deviation)
         return max(1, round(self._base.step_ps(prefill, decodes, decode_context) * factor))
-
-    def decode_cell(self, decodes: int, decode_context: int) -> tuple[int, int, int]:
-        """See `LatencyModel.decode_cell`."""
-        return self._base.decode_cell(decodes, decode_context)
-
-    def prefill_ps(self, new: int, context: int) -> int:
-        """See `LatencyModel.prefill_ps`."""
-        return self._base.prefill_ps(new, context)
-
-    def decode_ps(self, decodes: int, decode_context: int) -> int:
-        """See `LatencyModel.decode_ps`."""
-        return self._base.decode_ps(decodes, decode_context)
-
-    def note_jump(self, steps: int, decodes: int, decode_context: int) -> None:  # noqa: ARG002
-        """See `LatencyModel.note_jump`; no step with a time of its own is jumped over.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError("steps with jitter are taken one by one: engine.jumps must be false")
-
-    def outside(self) -> Mapping[str, int]:
-        """Return what ``base`` counts."""
-        return self._base.outside()

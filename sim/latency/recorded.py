@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from tokencake.sim.latency.base import LatencyModel
 from tokencake.sim.latency.linear import features
+from tokencake.sim.latency.stepwise import Stepwise
 
 
 class RecordedStep(NamedTuple):
@@ -33,18 +34,16 @@ class RecordedStep(NamedTuple):
     duration_ps: int
 
 
-class RecordedLatency:
+class RecordedLatency(Stepwise):
     """`LatencyModel` that gives the n-th step the n-th recorded time.
 
     A step that computes something else than the recorded one, or comes after the last one, gets the
-    time of ``base``, and is counted as ``not_as_recorded``. What policies ask about costs is answered by
-    ``base`` too, as it was while the engine ran. Steps must be asked for one by one
-    (``engine.jumps=false``).
+    time of ``base``, the latency model of the recorded run, and is counted as ``not_as_recorded``.
     """
 
     def __init__(self, base: LatencyModel, steps: Sequence[RecordedStep]) -> None:
         """Start at the first of ``steps``; ``base`` is the latency model of the recorded run."""
-        self._base = base
+        super().__init__(base)
         self._steps = steps
         self._next = 0
         self._other = 0
@@ -60,26 +59,6 @@ class RecordedLatency:
         self._other += 1
         return self._base.step_ps(prefill, decodes, decode_context)
 
-    def decode_cell(self, decodes: int, decode_context: int) -> tuple[int, int, int]:
-        """See `LatencyModel.decode_cell`."""
-        return self._base.decode_cell(decodes, decode_context)
-
-    def prefill_ps(self, new: int, context: int) -> int:
-        """See `LatencyModel.prefill_ps`."""
-        return self._base.prefill_ps(new, context)
-
-    def decode_ps(self, decodes: int, decode_context: int) -> int:
-        """See `LatencyModel.decode_ps`."""
-        return self._base.decode_ps(decodes, decode_context)
-
-    def note_jump(self, steps: int, decodes: int, decode_context: int) -> None:  # noqa: ARG002
-        """See `LatencyModel.note_jump`; no step of a recording is jumped over.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError("recorded steps are taken one by one: engine.jumps must be false")
-
     def outside(self) -> Mapping[str, int]:
         """Return what ``base`` counts, and the steps that differ from the recording."""
-        return {**self._base.outside(), "not_as_recorded": self._other}
+        return {**super().outside(), "not_as_recorded": self._other}
