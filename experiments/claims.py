@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tokencake.experiments.metrics import mean_interval
 from tokencake.experiments.official_matrix import config
 from tokencake.experiments.plots.regime_map import draw
 from tokencake.policies import registry
@@ -26,8 +27,6 @@ from tokencake.traces.schema import Program, ToolNode
 LOADS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 SEEDS: Final = range(5)
 MAP_SEEDS: Final = range(3)
-T95: Final = {3: 4.303, 5: 2.776}
-"""Student's t for 95 %, by number of draws."""
 
 VARIANTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "vllm": ("vllm", {}),
@@ -120,10 +119,9 @@ def _p90_tool_s(programs: Iterable[Program]) -> float:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of the 95 % t interval of three or five values."""
-    mean = sum(values) / len(values)
-    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return mean, T95[len(values)] * spread / math.sqrt(len(values))
+    """Mean and half width of its 95 % t interval."""
+    found = mean_interval(values)
+    return found.mean, found.half
 
 
 def sweep(app: str) -> str:
@@ -151,8 +149,8 @@ def ablation(app: str, qps: float = 1.0) -> str:
     """Where the seconds go, for every variant at one load."""
     lines = [
         "| policy | latency (s) | gain (%) | queue | prefill and loads | decode | tools | computed (M tokens)"
-        " | preemptions | effective KV (%) | H2D (GB) | turnover / P90 tool |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        " | preemptions | KV in use (%) | effective KV (%) | H2D (GB) | turnover / P90 tool |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     stock: list[float] = []
     for variant in VARIANTS:
@@ -163,6 +161,7 @@ def ablation(app: str, qps: float = 1.0) -> str:
         lines.append(
             f"| {variant} | {_mean(o.latency_s for o in runs):.0f} | {gain[0]:+.1f} ± {gain[1]:.1f} | {parts}"
             f" | {_mean(o.computed for o in runs):.2f} | {_mean(o.summary['preemptions'] for o in runs):.0f}"
+            f" | {100 * _mean(o.summary['kv_usage_mean'] for o in runs):.1f}"
             f" | {100 * _mean(o.effective for o in runs):.1f}"
             f" | {_mean(o.summary['h2d_bytes'] for o in runs) / 1e9:.0f} | {_ratio(runs)} |"
         )
