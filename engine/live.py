@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tokencake.policies.api import Policy
     from tokencake.sim.calls import Call
     from tokencake.sim.config import SimConfig
-    from tokencake.sim.link import Transfer
+    from tokencake.sim.transfer import Transfer
     from tokencake.traces.schema import Program
 
 

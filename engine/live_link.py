@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tokencake.engine.live_clock import PS_PER_NS
-from tokencake.sim.link import Link, Transfer
+from tokencake.sim.link import Link
+from tokencake.sim.transfer import Transfer
 
 if TYPE_CHECKING:
     from tokencake.engine.copies import KvCopies, Staged
     from tokencake.sim.clock import Clock
     from tokencake.sim.config import LinkConfig
-    from tokencake.sim.link import _Direction as Direction
 
 Where = tuple[list[int], list[int]]
 """Blocks of the engine, and slots of host memory."""
@@ -80,14 +80,14 @@ class LiveLink(Link):
         for kept in (self._due, self._took_ps, self._staged):
             kept.pop(transfer, None)
 
-    def _enter(self, way: Direction, transfer: Transfer, now: int) -> None:
+    def _begin(self, transfer: Transfer) -> int:
         if self._measured and transfer.direction == "d2h":
             self._carry_out(transfer)
         elif self._measured:
             begin = self._time_ns()
             self._staged[transfer] = self._copies.stage(self._due[transfer][1])
             self._took_ps[transfer] = (self._time_ns() - begin) * PS_PER_NS
-        super()._enter(way, transfer, now)
+        return super()._begin(transfer)
 
     def _work_ps(self, transfer: Transfer) -> int:
         if self._measured and transfer in self._took_ps:

@@ -15,9 +15,9 @@ from tokencake.sim.calls import Status
 from tokencake.sim.clock import Priority
 from tokencake.sim.config import PS, to_ps
 from tokencake.sim.extents import Holding
-from tokencake.sim.link import Transfer
 from tokencake.sim.offload import StoreJob, count_blocks, count_runs
 from tokencake.sim.stall import Stall
+from tokencake.sim.transfer import Transfer
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host

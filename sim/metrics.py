@@ -23,7 +23,7 @@ from tokencake.sim.records import (
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
-    from tokencake.sim.link import Transfer
+    from tokencake.sim.transfer import Transfer
     from tokencake.traces.schema import LLMNode
 
 

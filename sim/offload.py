@@ -18,7 +18,7 @@ from tokencake.policies.api import overrides
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.clock import Priority
 from tokencake.sim.cpu import Parts
-from tokencake.sim.link import Transfer
+from tokencake.sim.transfer import Transfer
 
 if TYPE_CHECKING:
     from tokencake.sim.extents import Match

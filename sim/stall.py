@@ -8,7 +8,7 @@ from tokencake.sim.call_view import ChainView
 from tokencake.sim.calls import Call
 from tokencake.sim.cpu import Parts
 from tokencake.sim.extents import Holding
-from tokencake.sim.link import Transfer
+from tokencake.sim.transfer import Transfer
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host

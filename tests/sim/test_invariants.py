@@ -159,7 +159,8 @@ def test_10_a_schedule_worked_by_hand():
 def test_11_fair_sharing_worked_by_hand():
     """Two stores of 16,000 bytes at 1 MB/s, the second half way through the first: 24 and 32 ms."""
     from tokencake.sim.clock import Clock, Priority
-    from tokencake.sim.link import Link, Transfer
+    from tokencake.sim.link import Link
+    from tokencake.sim.transfer import Transfer
 
     clock = Clock()
     link = Link(clock, LinkConfig(d2h_gb_s=0.001, h2d_gb_s=0.001))

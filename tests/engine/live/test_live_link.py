@@ -5,7 +5,7 @@ import pytest
 from tokencake.engine.live_link import LiveLink
 from tokencake.sim.clock import Clock
 from tokencake.sim.config import PS, LinkConfig
-from tokencake.sim.link import Transfer
+from tokencake.sim.transfer import Transfer
 
 
 class Copies:
