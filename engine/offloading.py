@@ -19,7 +19,8 @@ from tokencake.engine.tier import CountedManager, key_of, runs_of
 from tokencake.policies.api import overrides
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.clock import Priority
-from tokencake.sim.offload import Offloading, StoreJob
+from tokencake.sim.offload import Offloading
+from tokencake.sim.store_job import StoreJob
 from tokencake.sim.transfer import Transfer
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from vllm.v1.kv_offload.cpu.spec import CPUOffloadingSpec
 
 from tokencake.engine.contents import HashedChain
 from tokencake.sim.chains import Chain, ContentTree
-from tokencake.sim.cpu import Parts
 from tokencake.sim.cpu_blocks import BlockCpuTier
+from tokencake.sim.parts import Parts
 
 if TYPE_CHECKING:
     from vllm.v1.kv_offload.base import LoadStoreSpec

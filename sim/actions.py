@@ -15,8 +15,9 @@ from tokencake.sim.calls import Status
 from tokencake.sim.clock import Priority
 from tokencake.sim.config import PS, to_ps
 from tokencake.sim.extents import Holding
-from tokencake.sim.offload import StoreJob, count_blocks, count_runs
+from tokencake.sim.parts import count_blocks, count_runs
 from tokencake.sim.stall import Stall
+from tokencake.sim.store_job import StoreJob
 from tokencake.sim.transfer import Transfer
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ class Ahead:
         if (self._places and host.eventful) or decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
             return False
         for step in inflight:
-            if step.finishers or step.stale:
+            if step.finishers or step.stale or step.stores:
                 return False
         horizon = self._clock.coming_ps
         if scheduler.waiting or scheduler.loading:
@@ -87,6 +87,8 @@ class Ahead:
         if decodes.next_end == decodes.tick:
             inflight[-1].finishers = decodes.pop_ended()
         host.step_number = decodes.tick - 1
+        if self._copies:
+            host.offloading.jumped()
         return True
 
     def _jump_cell(self, limit: int, horizon: float, taken: int) -> int:

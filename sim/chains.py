@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokencake.sim.calls import Call
     from tokencake.sim.extents import Extent
+    from tokencake.sim.stretch import Stretch
 
 Pieces = Sequence[tuple[str, int]]
 """Flat content: ``(content id, tokens)``; a content id is one token stream, read from its start."""
@@ -37,7 +38,7 @@ class Segment:
         start: Index in the chain of the first owned block.
         end: Index after the last owned block; grows when a chain continues the segment.
         extents: GPU copies of these blocks, oldest first (kept by the KV pool).
-        cpu_blocks: Blocks of this segment that the CPU tier holds.
+        stretches: Blocks of this segment that the CPU tier holds, by first block (kept by the CPU tier).
         growers: Decoding calls whose next block to be hashed lies in this segment.
         live: Chains that pass through this segment.
         computed: Blocks below this index were computed at some time (for free recompute only).
@@ -46,7 +47,6 @@ class Segment:
     __slots__ = (
         "branches",
         "computed",
-        "cpu_blocks",
         "end",
         "extents",
         "growers",
@@ -55,6 +55,7 @@ class Segment:
         "parent",
         "pieces",
         "start",
+        "stretches",
     )
 
     def __init__(self, parent: Segment | None, start: int, end: int, pieces: Pieces, key: BlockKey):
@@ -65,7 +66,7 @@ class Segment:
         self.key = key
         self.branches: dict[int, dict[BlockKey, Segment]] = {}
         self.extents: list[Extent] = []
-        self.cpu_blocks = 0
+        self.stretches: list[Stretch] = []
         self.growers: list[Call] = []
         self.live = 0
         self.computed = start
@@ -161,13 +162,14 @@ class ContentTree:
         for segment, _, _ in chain.spans:
             segment.live -= 1
         for segment, _, _ in reversed(chain.spans):
-            self.forget(segment)
+            if not segment.live:
+                self.forget(segment)
 
     def forget(self, segment: Segment) -> None:
         """Remove ``segment`` and then its ancestors as long as nothing refers to them."""
         node: Segment | None = segment
         while node is not None and node.parent is not None:
-            if self._keep or node.live or node.extents or node.cpu_blocks or node.branches:
+            if self._keep or node.live or node.extents or node.stretches or node.branches:
                 return
             parent = node.parent
             siblings = parent.branches.get(node.start)

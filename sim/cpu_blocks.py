@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tokencake.sim.chains import Chain, ContentTree, Segment
-from tokencake.sim.cpu import Parts
 from tokencake.sim.extents import EvictKey
+from tokencake.sim.parts import Parts
 
 Key = tuple[Segment, int]
 
@@ -59,10 +59,10 @@ class BlockCpuTier:
         """See :meth:`CpuTier.being_read`."""
         return any(key in self._readers for key in _keys(chain, start, limit))
 
-    def ready(self, chain: Chain, start: int, limit: int) -> list[tuple[int, int]]:
+    def ready(self, chain: Chain, start: int, limit: int, begun: Parts) -> list[tuple[int, int]]:
         """See :meth:`CpuTier.ready`."""
-        keys = _keys(chain, start, limit)
-        return [(key[1], key[1] + 1) for key in keys if key not in self._writing]
+        keys, new = _keys(chain, start, limit), _listed(begun)
+        return [(key[1], key[1] + 1) for key in keys if key not in self._writing or key in new]
 
     def begin_store(self, chain: Chain, start: int, limit: int, owner: object) -> Parts | None:
         """See :meth:`CpuTier.begin_store`."""
@@ -74,7 +74,7 @@ class BlockCpuTier:
         for key in missing:
             self._order[key] = owner
             self._writing[key] = None
-            key[0].cpu_blocks += 1
+            key[0].stretches.append(None)  # type: ignore[arg-type]  # one for each block, as a count
         return _joined(missing)
 
     def end_store(self, parts: Parts, *, success: bool = True) -> None:
@@ -135,8 +135,8 @@ class BlockCpuTier:
         del self._order[key]
         self._unread.pop(key, None)
         segment = key[0]
-        segment.cpu_blocks -= 1
-        if not segment.cpu_blocks and not segment.live:
+        segment.stretches.pop()
+        if not segment.stretches and not segment.live:
             self._tree.forget(segment)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tokencake.sim.chains import Chain, Segment
+from tokencake.sim.ring import Entry
 
 
 class Extent:
@@ -32,18 +33,16 @@ class Extent:
         return f"Extent[{self.lo}:{self.held}:{self.hi}] of {self.segment!r}"
 
 
-class FreeRun:
+class FreeRun(Entry):
     """A stretch of the free list: blocks ``[lo, hi)`` of an extent, or ``hi`` empty blocks."""
 
-    __slots__ = ("extent", "hi", "lo", "next", "owner", "prev")
+    __slots__ = ("extent", "hi", "lo", "owner")
 
     def __init__(self, extent: Extent | None, lo: int, hi: int, owner: object = None):
         self.extent = extent
         self.lo = lo
         self.hi = hi
         self.owner = owner
-        self.prev: FreeRun = self
-        self.next: FreeRun = self
 
 
 class Holding:

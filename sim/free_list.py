@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from tokencake.sim.extents import EvictKey, Extent, FreeRun
+from tokencake.sim.ring import Ring
 
 
-class FreeList:
-    """Free blocks in the order in which they are reused, as a linked list of runs.
+class FreeList(Ring[FreeRun]):
+    """Free blocks in the order in which they are reused, as runs; the first one's last blocks are next.
 
     Args:
         blocks: Empty blocks to begin with.
         empty_first: Blocks without content are reused first (vLLM 0.32) or last (0.22).
-
-    Attributes:
-        end: Closes the list to a ring: the last blocks of ``end.next`` are reused next, those of ``end.prev`` last.
     """
 
     def __init__(self, blocks: int, *, empty_first: bool):
+        super().__init__(FreeRun(None, 0, 0))
         self._empty_first = empty_first
-        self.end = FreeRun(None, 0, 0)
         self.append(FreeRun(None, 0, blocks))
-
-    def __iter__(self) -> Iterator[FreeRun]:
-        run = self.end.next
-        while run is not self.end:
-            yield run
-            run = run.next
-
-    def append(self, run: FreeRun) -> None:
-        """Add a run that is reused last."""
-        self.insert(run, after=self.end.prev)
-
-    def insert(self, run: FreeRun, after: FreeRun | None) -> None:
-        """Add a run behind another one; behind none, it is reused next."""
-        before = self.end if after is None else after
-        run.prev, run.next = before, before.next
-        before.next.prev = run
-        before.next = run
-
-    def remove(self, run: FreeRun) -> None:
-        """Take a run out."""
-        run.prev.next = run.next
-        run.next.prev = run.prev
 
     def add_empty(self, count: int) -> None:
         """Add blocks without content."""

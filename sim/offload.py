@@ -17,36 +17,14 @@ from typing import TYPE_CHECKING
 from tokencake.policies.api import overrides
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.clock import Priority
-from tokencake.sim.cpu import Parts
+from tokencake.sim.parts import Parts, count_blocks, count_runs
+from tokencake.sim.store_job import StoreJob
 from tokencake.sim.transfer import Transfer
 
 if TYPE_CHECKING:
     from tokencake.sim.extents import Match
     from tokencake.sim.host import Host
     from tokencake.sim.step import Step
-
-
-class StoreJob:
-    """Blocks ``[lo, hi)`` of one call's chain, of which ``parts`` go to the CPU, read in place.
-
-    Attributes:
-        reused: Blocks given to another call before the parts were known.
-    """
-
-    __slots__ = ("blocks", "call", "hi", "lo", "parts", "reused", "transfer")
-
-    def __init__(self, call: Call, lo: int, hi: int, parts: Parts | None = None):
-        self.call = call
-        self.lo = lo
-        self.hi = hi
-        self.parts: Parts = parts or []
-        self.blocks = count_blocks(self.parts)
-        self.reused: list[tuple[int, int]] = []
-        self.transfer: Transfer | None = None
-
-    def reads(self, lo: int, hi: int) -> bool:
-        """Whether one of the blocks ``[lo, hi)`` is copied."""
-        return any(first < hi and last > lo for _, first, last in self.parts)
 
 
 class Offloading:
@@ -58,6 +36,8 @@ class Offloading:
 
     def __init__(self, host: Host):
         self._host = host
+        self._cpu = host.cpu
+        self._block_bytes = host.config.block_bytes
         stores = host.policy.store_when if overrides(host.policy, "store") else ()
         self._stores_finished = "finished" in stores
         self._computed: list[tuple[Call, str]] = []
@@ -65,8 +45,8 @@ class Offloading:
         self._skipped: dict[Call, int] = {}
         self._ended: list[tuple[Call, StoreJob | None]] = []
         self._loads: list[Transfer] = []
-        self._waiting: dict[int, list[StoreJob]] = {}
-        self._moving: dict[Call, list[StoreJob]] = {}
+        self._under_way: dict[StoreJob, None] = {}
+        self._left: dict[StoreJob, None] = {}
         self._flush: list[StoreJob] = []
         self._fences: dict[StoreJob, None] = {}
         self.stored = False
@@ -83,9 +63,10 @@ class Offloading:
         As long as a call runs, nobody else is given the blocks that its stores read.
         """
         pool = self._host.pool
-        for moving in self._moving.get(call, ()):
-            for _, lo, hi in moving.parts:
-                pool.watch(call.holding, lo, hi, moving)
+        if call.stores:
+            for left in self._leave(call):
+                for _, lo, hi in left.parts:
+                    pool.watch(call.holding, lo, hi, left)
         cause = self._refused.pop(call, "finished" if self._stores_finished else "")
         limit = self._wanted(call, cause) if cause else 0
         job = None
@@ -98,14 +79,20 @@ class Offloading:
     def preempted(self, call: Call) -> None:
         """A preempted call's stores are waited for before its blocks are written again."""
         self._refused.pop(call, None)
-        self._flush.extend(self._moving.get(call, ()))
+        self._flush.extend(self._leave(call))
+
+    def _leave(self, call: Call) -> list[StoreJob]:
+        """A call runs no longer; returns its stores that are under way."""
+        jobs = [job for job in self._under_way if job.call is call]
+        self._left.update(dict.fromkeys(jobs))
+        return jobs
 
     def started(self, call: Call) -> None:
         """A call starts or begins to load: what it hit counts as allocated, so stores of calls that ended go first.
 
         ``_update_req_states`` and ``update_state_after_alloc`` note all blocks of such a request.
         """
-        if self._moving or self._ended:
+        if self._left or self._ended:
             for job, lo, hi in self._host.pool.watchers(call.holding):
                 assert isinstance(job, StoreJob)
                 if job.call.status is Status.FINISHED and job not in self._fences:
@@ -132,12 +119,16 @@ class Offloading:
             When it can start: after the stores whose blocks it overwrites.
         """
         self.stored = False
-        start_ps = self._flushed(start_ps)
-        for call, cause in self._due(step):
-            self._store(step, call, cause)
+        if self._flush:
+            start_ps = self._flushed(start_ps)
+        if self._computed or self._refused:
+            for call, cause in self._due(step):
+                if call.status is Status.RUNNING:
+                    self._store(step, call, cause)
         if self._ended:
             self._settle_ended(step)
-            start_ps = self._flushed(start_ps)
+            if self._flush:
+                start_ps = self._flushed(start_ps)
         if self._loads:
             host = self._host
             for transfer in self._loads:
@@ -152,7 +143,7 @@ class Offloading:
         if self._refused:
             again = {call: cause for call, cause in self._refused.items() if self._is_in(step, call)}
             due = sorted((again | dict(due)).items(), key=lambda item: item[0].run_order)
-        return [(call, cause) for call, cause in due if call.status is Status.RUNNING]
+        return due
 
     def _is_in(self, step: Step | None, call: Call) -> bool:
         if step is None or call.status is not Status.RUNNING:
@@ -168,42 +159,48 @@ class Offloading:
 
     def _store(self, step: Step | None, call: Call, cause: str) -> None:
         limit = self._wanted(call, cause)
-        if limit <= call.stored:
-            self._refused.pop(call, None)
-            return
-        job = StoreJob(call, call.stored, limit)
-        if not self._begin(job):
-            self._refused[call] = cause
-            return
+        if limit > call.stored:
+            job = StoreJob(call, call.stored, limit)
+            if not self._begin(job):
+                self._refused[call] = cause
+                return
+            call.stored = limit
+            self._queue(step, job)
         if self._refused:
             self._refused.pop(call, None)
-        call.stored = limit
-        self._queue(step, job)
 
     def _begin(self, job: StoreJob) -> bool:
         """Take room in the CPU tier for what it lacks of a job's blocks; False if there is none."""
-        cpu = self._host.cpu
-        chain = job.call.holding.chain
-        for lo, hi in cpu.ready(chain, job.lo, job.hi):
-            _access(job.call, lo, hi)
-        parts = cpu.begin_store(chain, job.lo, job.hi, job.call)
-        if parts is None:
-            if self._skipped.get(job.call) != job.lo:
-                self._skipped[job.call] = job.lo
-                self._host.metrics.count("stores_skipped")
-            return False
-        job.parts, job.blocks = parts, count_blocks(parts)
-        return True
+        call, lo, hi = job.call, job.lo, job.hi
+        chain = call.holding.chain
+        parts = self._cpu.begin_store(chain, lo, hi, call)
+        if parts is not None:
+            job.parts, job.blocks = parts, count_blocks(parts)
+        elif self._skipped.get(call) != lo:
+            self._skipped[call] = lo
+            self._host.metrics.count("stores_skipped")
+        if job.blocks == hi - lo:
+            _access(call, lo, hi)
+        else:
+            for ready in self._cpu.ready(chain, lo, hi, begun=job.parts):
+                _access(call, *ready)
+        return parts is not None
 
     def _queue(self, step: Step | None, job: StoreJob) -> None:
-        if not job.parts:
+        """Copy what a job has to copy, once the step that computes it has ended."""
+        if not job.blocks:
             return
+        size, runs = job.blocks * self._block_bytes, count_runs(job.parts)
+        job.transfer = Transfer("d2h", size, runs, "store", job, self._stored, urgent=False)
         job.call.stores += 1
-        self._moving.setdefault(job.call, []).append(job)
+        self._under_way[job] = None
+        if job.call.status is not Status.RUNNING:
+            self._left[job] = None
         if step is None:
-            self._submit(job)
+            self._host.link.start(job.transfer)
         else:
-            self._waiting.setdefault(step.number, []).append(job)
+            job.step = step
+            step.stores = [*step.stores, job]
 
     def _settle_ended(self, step: Step | None) -> None:
         """Last stores of ended calls; what they accessed becomes the most recently used."""
@@ -213,29 +210,25 @@ class Offloading:
             if job is not None:
                 if self._begin(job):
                     self._queue(step, job)
-                if not job.parts:
+                if not job.blocks:
                     host.pool.unwatch(job)
                 elif any(job.reads(lo, hi) for lo, hi in job.reused):
                     self._flush.append(job)
             if len(call.accessed) > 1:
                 call.accessed.sort(reverse=True)
             for lo, hi in call.accessed:
-                host.cpu.touch(chain, lo, hi)
+                self._cpu.touch(chain, lo, hi)
             self._skipped.pop(call, None)
             host.tree.release(chain)
         self._ended.clear()
 
     def _flushed(self, start_ps: int) -> int:
         """When a step can start that overwrites blocks of the stores in ``_flush``."""
-        if not self._flush:
-            return start_ps
         flush, self._flush = self._flush, []
         for job in flush:
-            if job.transfer is None:
-                for jobs in self._waiting.values():
-                    if job in jobs:
-                        jobs.remove(job)
-                self._submit(job)
+            if job.step is not None and job.transfer is not None and job.transfer.state == "waiting":
+                job.step.stores = [other for other in job.step.stores if other is not job]
+                self._host.link.start(job.transfer)
         for job in flush:
             if job.transfer is not None and job.transfer.state in ("moving", "queued"):
                 start_ps = max(start_ps, self._host.link.promise_ps(job.transfer))
@@ -245,20 +238,26 @@ class Offloading:
 
     def step_ended(self, step: Step) -> None:
         """The blocks of ``step`` are computed: their copies start."""
-        if self._waiting:
-            for job in self._waiting.pop(step.number, ()):
-                self._submit(job)
+        for job in step.stores:
+            assert job.transfer is not None
+            self._host.link.start(job.transfer)
+        step.stores = ()  # they know their step
 
     @property
     def idle(self) -> bool:
         """Whether steps of decodes can neither start a copy nor have to wait for one.
 
-        They could if a copy waits for the end of a step, if a store must be tried in every step, if one
-        reads blocks that no call holds any longer, or if blocks become free when a step ends.
+        They could if a store must be tried in every step, if one reads blocks that no call holds any longer,
+        or if blocks become free when a step ends. (Steps in flight, whose end starts copies, are the caller's.)
         """
-        if self._waiting or self._ended or self._refused or self._fences or self._host.scheduler.deferred:
+        if self._left or self._refused or self._fences or self._host.scheduler.deferred:
             return False
-        return all(call.status is Status.RUNNING for call in self._moving)
+        return not any(job for _, job in self._ended)
+
+    def jumped(self) -> None:
+        """Steps of decodes have been planned while :attr:`idle`."""
+        if self._ended:
+            self._settle_ended(None)
 
     def fence(self, job: StoreJob, found: Match, transfer: Transfer) -> None:
         """Blocks that nobody holds are read by a transfer; a step that overwrites one waits for it."""
@@ -272,26 +271,18 @@ class Offloading:
         self._host.pool.unwatch(job)
         del self._fences[job]
 
-    def _submit(self, job: StoreJob) -> None:
-        host = self._host
-        size = job.blocks * host.config.block_bytes
-        job.transfer = Transfer("d2h", size, count_runs(job.parts), "store", job, self._stored, urgent=False)
-        host.link.start(job.transfer)
-
     def _stored(self, transfer: Transfer) -> None:
         job = transfer.subject
         assert isinstance(job, StoreJob)
-        host = self._host
-        host.metrics.transfer(transfer, job.call, job.blocks)
-        host.cpu.end_store(job.parts)
-        host.pool.unwatch(job)
+        self._host.metrics.transfer(transfer, job.call, job.blocks)
+        self._cpu.end_store(job.parts)
         job.call.stores -= 1
         self.stored = True
         transfer.subject = None  # it is known to its job
-        jobs = self._moving[job.call]
-        jobs.remove(job)
-        if not jobs:
-            del self._moving[job.call]
+        del self._under_way[job]
+        if job in self._left:
+            del self._left[job]
+            self._host.pool.unwatch(job)
 
     # -- loads ------------------------------------------------------------------------------------
 
@@ -346,13 +337,3 @@ def _access(call: Call, lo: int, hi: int) -> None:
     if ranges and ranges[-1][1] == lo:
         lo = ranges.pop()[0]
     ranges.append((lo, hi))
-
-
-def count_blocks(parts: Parts) -> int:
-    """Blocks in a list of parts."""
-    return sum(hi - lo for _, lo, hi in parts)
-
-
-def count_runs(parts: Parts) -> int:
-    """Stretches of consecutive blocks of a chain in a list of parts."""
-    return sum(i == 0 or part[1] != parts[i - 1][2] for i, part in enumerate(parts))

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from tokencake.sim.call_view import ChainView
 from tokencake.sim.calls import Call
-from tokencake.sim.cpu import Parts
 from tokencake.sim.extents import Holding
+from tokencake.sim.parts import Parts
 from tokencake.sim.transfer import Transfer
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
-    from tokencake.sim.offload import StoreJob
+    from tokencake.sim.store_job import StoreJob
 
 
 class Stall:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tokencake.sim.calls import Call
+from tokencake.sim.store_job import StoreJob
 
 
 class Step:
@@ -19,6 +20,7 @@ class Step:
         finishers: Calls that get their last output, in scheduled order.
         preempted: Whether planning it preempted a call, so that none was admitted.
         stale: Calls preempted while this step was in flight, and whether it yields an output.
+        stores: What is copied to the CPU tier from its end on.
     """
 
     __slots__ = (
@@ -31,6 +33,7 @@ class Step:
         "preempted",
         "prefill",
         "stale",
+        "stores",
         "tokens",
     )
 
@@ -43,6 +46,7 @@ class Step:
         self.firsts: Sequence[Call] = ()
         self.finishers: Sequence[Call] = ()
         self.stale: Sequence[tuple[Call, bool]] = ()
+        self.stores: Sequence[StoreJob] = ()
 
 
 class Watcher(Protocol):
