@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from tokencake.experiments.comparison import Comparison
@@ -58,8 +59,13 @@ def by_policy(comparison: Comparison) -> Figure | None:
     axes[0].set_yticks(range(len(order)), order)
     axes[0].set_ylim(-0.7, len(order) - 0.3)
     _seconds(axes[2], [groups[series] for series in order])
+    handles, labels = axes[2].get_legend_handles_labels()
+    if any(bounds):
+        handles.insert(0, Line2D([], [], marker="o", linestyle="", color=colour(0), markerfacecolor="white"))
+        labels.insert(0, "knows the future")
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(handles), handlelength=1.0)
     if load is not None:
-        figure.suptitle(load_title(comparison, load), fontsize=8)
+        figure.suptitle(load_title(comparison, load), fontsize=8, x=0.02, horizontalalignment="left")
     return figure
 
 
@@ -103,4 +109,3 @@ def _seconds(axis: Axes, groups: list[pd.DataFrame]) -> None:
         left = [a + b for a, b in zip(left, width, strict=True)]
     axis.set_title("where a call's time goes", loc="left")
     axis.set_xlabel("seconds per call")
-    axis.legend(loc="best", handlelength=1.0)
