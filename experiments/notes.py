@@ -5,6 +5,7 @@ from typing import Any
 
 from tokencake.policies.answers import HOOKS
 from tokencake.policies.api import Policy, overrides
+from tokencake.policies.compose import Compose
 from tokencake.policies.guard import is_outside
 from tokencake.sim.config import SimConfig
 
@@ -19,6 +20,8 @@ def notes(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any])
         summary: Content of `summary.json`.
     """
     yield from _inert(policy, name, sim, summary)
+    if isinstance(policy, Compose):
+        yield from policy.advice
     if summary["refused_calls"]:
         refused = f"{summary['refused_calls']} calls in {summary['refused_programs']} programs refused"
         yield f"{refused}: longer than the model or the memory allows; they are in no latency"

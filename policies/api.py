@@ -141,12 +141,15 @@ class Policy:
         offloads: Whether ``place`` copies KV to the CPU tier. Decides nothing: a run without a CPU tier says so.
         together: Decision points that make sense only with another one of the same policy, when
             policies are composed: hook to that other hook and the reason.
+        better_with: Decision points that lose what they rely on when another one is not the same policy's;
+            a composition may separate them, and a run says so.
     """
 
     info: Info = Info.HISTORY
     store_when: tuple[str, ...] = ("prompt",)
     offloads: bool = False
     together: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    better_with: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def observe(self, event: Event, view: View) -> None:
         """Learn from an event; decides nothing."""

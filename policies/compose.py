@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from tokencake.policies.api import Event, EventKind, Info, Policy, View, overrides
 
@@ -23,10 +23,20 @@ class Compose(Policy):
     (:attr:`~tokencake.policies.api.Policy.together`); parts that use different information levels, since
     one level holds for a whole run.
 
+    Said when a run ends, because it seldom is what one wants: a decision that relies on another one of the
+    same policy (:attr:`~tokencake.policies.api.Policy.better_with`). ``continuum`` and ``tokencake`` keep a
+    stalled call's KV until its next call starts, and their own orders start such calls first. Under
+    another order it lies idle while others queue for its memory: ``place=continuum`` with ``order=autellix``,
+    which puts the programs that had much service last, is slower than either alone and than stock vLLM. An
+    order by arrival of the program (``vllm-priority``) does no harm.
+
     Args:
         parts: Decision point (one of :data:`HOOKS`) to the policy that decides there; equal policies
             are one object.
         names: What to call each part in an error.
+
+    Attributes:
+        advice: What parts lose by being separated, a line each.
 
     Raises:
         ValueError: The parts contradict each other; the message says why.
@@ -44,6 +54,7 @@ class Compose(Policy):
             setattr(self, hook, getattr(part, hook))
         if "store" in parts:
             self.store_when = parts["store"].store_when
+        self.advice = tuple(_advice(parts, names))
         self.offloads = self._placing is not None and self._placing.offloads
         self._observers = [part for part in self._distinct if overrides(part, "observe")]
         self._changing = [part for part in self._distinct if overrides(part, "next_change")]
@@ -81,6 +92,15 @@ class Compose(Policy):
         times = [at_s for at_s, _ in changes if at_s is not None]
         steps = [step for _, step in changes if step is not None]
         return (min(times, default=None), min(steps, default=None)) if changes else None
+
+
+def _advice(parts: Mapping[str, Policy], names: Mapping[str, str]) -> Iterator[str]:
+    """What parts lose by being separated from others of their policies."""
+    for hook, part in parts.items():
+        if hook in part.better_with:
+            other, reason = part.better_with[hook]
+            if parts.get(other) is not part:
+                yield f"{hook}={names[hook]} without {other}={names[hook]}: {reason}"
 
 
 def _level(parts: Mapping[str, Policy], names: Mapping[str, str]) -> Info:

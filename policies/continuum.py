@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 from tokencake.policies.api import (
     Action,
@@ -61,6 +62,13 @@ class Continuum(Policy):
         prior_s: Mean tool duration assumed before the first tool ends, in seconds.
         prior_eta: ``eta`` assumed before the first program ends.
     """
+
+    better_with: ClassVar = {
+        "place": (
+            "order",
+            "KV is kept until its next call starts, which another order may put off",
+        )
+    }
 
     def __init__(self, *, samples: int = 100, window: int = 500, prior_s: float = 1.0, prior_eta: float = 1.0) -> None:
         if not 0 < samples <= window:

@@ -100,6 +100,12 @@ class Tokencake(Policy):
     """
 
     info = Info.HISTORY
+    better_with: ClassVar = {
+        "place": (
+            "order",
+            "KV is kept until its next call starts, which another order may put off",
+        )
+    }
     together: ClassVar = {"admit": ("place", "it leaves room for the copies that placement is about to start")}
 
     def __init__(

@@ -33,7 +33,7 @@ def said(capsys, *words):
         ["policy=infercept"],
         ["policy=mori"],
         ["policy=tokencake-upstream", "policy.mode=offload"],
-        ["policy=compose", "policy.place=infercept"],
+        ["policy=compose", "policy.place=infercept", "policy.order=infercept"],
         ["policy=custom", "policy.target=mine_to_note:Copies"],
     ],
     ids=" ".join,
@@ -61,7 +61,16 @@ def test_others_say_nothing(words, capsys):
 def test_a_policy_that_decides_nothing_says_so(capsys):
     (line,), out = said(capsys, "policy=custom", "policy.target=mine_to_note:Misspelt")
     assert "Misspelt overrides no hook" in line and "stock vLLM" in line
-    assert out.startswith("Misspelt on demo: ")
+    assert out.startswith("Misspelt on demo-4-programs: ")
+
+
+@pytest.mark.parametrize(
+    ("order", "told"), [(None, True), ("autellix", True), ("continuum", False)], ids=("none", "autellix", "continuum")
+)
+def test_a_part_that_lost_what_it_relies_on_is_pointed_out(order, told, capsys):
+    words = ["policy=compose", "policy.place=continuum", *([f"policy.order={order}"] if order else [])]
+    lines, _ = said(capsys, *words)
+    assert [": place=continuum without order=continuum: KV is kept" in line for line in lines] == [True] * told
 
 
 def test_what_was_typed_is_kept(capsys, tmp_path):

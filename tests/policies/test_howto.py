@@ -24,7 +24,7 @@ def workplace(tmp_path, monkeypatch):
         if kind == "python" and name:
             (tmp_path / name[1]).write_text(block)
     yield tmp_path
-    sys.modules.pop("keep_short", None)
+    sys.modules.pop("copy_out", None)
 
 
 def test_python_blocks(workplace, capsys):
@@ -32,9 +32,11 @@ def test_python_blocks(workplace, capsys):
     for kind, block in BLOCKS:
         if kind == "python":
             exec(compile(block, "policy-howto.md", "exec"), names)
-    vllm, keep = names["results"].values()
-    assert keep.summary["stalled_kv_gb_s"] > 0 == vllm.summary["stalled_kv_gb_s"]
-    assert "KeepShort" in capsys.readouterr().out
+    rows = [re.match(r"(\w+) (\S+) (.*)", line) for line in capsys.readouterr().out.splitlines()]
+    (vllm, before, _), (mine, after, tokens) = (row.groups() for row in rows)
+    assert (vllm, mine) == ("Vllm", "CopyOut")
+    assert float(after) < float(before)
+    assert "'cpu_hit': 0" not in tokens
 
 
 def test_the_policy_has_twenty_lines():
@@ -46,17 +48,21 @@ def test_the_policy_has_twenty_lines():
 def test_console_blocks(workplace):
     commands = [line[2:] for kind, block in BLOCKS if kind == "console" for line in block.splitlines()]
     source = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    printed = ""
     for command in commands:
         words = shlex.split(command)
         assert words[0] == "tokencake"
-        subprocess.run(
+        printed += subprocess.run(
             [sys.executable, "-m", "tokencake.experiments.cli", *words[1:]],
             check=True,
             env=os.environ | {"PYTHONPATH": source},
             capture_output=True,
             cwd=workplace,
-        )
-    assert (workplace / "runs/mine/summary.json").exists()
+            text=True,
+        ).stdout
+    for line in re.findall(r"^\| (?:vllm|CopyOut) \|.*", TEXT, flags=re.M):
+        for cell in line.strip("| ").split(" | "):
+            assert cell.strip() in printed  # the page's table is what the commands print
 
 
 def test_every_hook_is_in_the_table():

@@ -115,7 +115,7 @@ class CodeWriter:
     def header(self) -> Header:
         """Return the header of the trace."""
         labels = {"generator": "code_writer", "profile": self.profile, "qps": self.qps, "seed": self.seed}
-        return Header(f"code-writer-{self.profile}", labels=labels)
+        return Header(f"code-writer-{self.profile}-{self.programs_count}-programs", labels=labels)
 
     def programs(self) -> Iterator[Program]:
         """Yield the programs in arrival order."""

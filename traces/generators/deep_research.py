@@ -99,7 +99,8 @@ class DeepResearch:
 
     def header(self) -> Header:
         """Return the header of the trace."""
-        return Header(APP, labels={"generator": "deep_research", "qps": self.qps, "seed": self.seed})
+        labels = {"generator": "deep_research", "qps": self.qps, "seed": self.seed}
+        return Header(f"{APP}-{self.programs_count}-programs", labels=labels)
 
     def programs(self) -> Iterator[Program]:
         """Yield the programs in arrival order."""

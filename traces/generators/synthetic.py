@@ -85,7 +85,8 @@ class Demo:
 
     def header(self) -> Header:
         """Return the header of the trace."""
-        return Header("demo", labels={"generator": "demo", "qps": self.qps, "seed": self.seed})
+        labels = {"generator": "demo", "qps": self.qps, "seed": self.seed}
+        return Header(f"{APP}-{self.programs_count}-programs", labels=labels)
 
     def programs(self) -> Iterator[Program]:
         """Yield the programs in arrival order."""
