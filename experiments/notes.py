@@ -35,6 +35,8 @@ def _inert(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any]
     """A policy that could not do what it is for."""
     if is_outside(type(policy)) and not any(overrides(policy, hook) for hook in HOOKS):
         yield f"{name} overrides no hook ({', '.join(HOOKS)}), so this is stock vLLM"
+    if sim.log_decisions and not any(overrides(policy, hook) for hook in HOOKS):
+        yield f"{name} leaves every decision to the engine: the decision log holds preemptions only"
     copies = overrides(policy, "store") or policy.offloads or summary["events"].get("offload_without_tier")
     if copies and not sim.engine.cpu_blocks:
         yield f"{name} copies KV to the CPU tier, and there is none (engine.cpu_gib=0): nothing was copied"

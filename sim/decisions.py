@@ -1,8 +1,9 @@
 """The decision log: what a policy was asked, what it saw, what it answered, and what became of it.
 
 One format for every host. Hooks may be asked more or less often about the same thing (a host jumps over
-steps in which nothing changes), so an answer is noted when it differs from the one before; actions,
-admissions and preemptions are noted every time.
+steps in which nothing changes), so an answer is noted when it differs from the one before; actions
+and preemptions are noted every time. What a policy leaves to the engine is no decision of the policy's: of a hook
+that it does not override there are no rows (when a call was admitted, is in the table of calls).
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def run(words: Sequence[str]) -> None:
             _show(chosen.first, ours, chosen.second, theirs, same)
             raise SystemExit(_DIFFERS)
         same += 1
-    print(f"equal: {same} decisions")
+    print(
+        f"equal: {same} decisions" if same else "equal: neither policy decided anything (tokencake compare has numbers)"
+    )
 
 
 def read_log(directory: Path) -> Iterator[Row]:

@@ -73,6 +73,13 @@ def test_a_part_that_lost_what_it_relies_on_is_pointed_out(order, told, capsys):
     assert [": place=continuum without order=continuum: KV is kept" in line for line in lines] == [True] * told
 
 
+def test_a_log_without_decisions_says_why(capsys):
+    (line,), _ = said(capsys, "policy=vllm", "log.decisions=true")
+    assert "vllm leaves every decision to the engine: the decision log holds preemptions only" in line
+    assert main(["diff", "run", "run"]) == 0
+    assert "neither policy decided anything" in capsys.readouterr().out
+
+
 def test_what_was_typed_is_kept(capsys, tmp_path):
     said(capsys, "policy=vllm-offload", "policy.prompt_only=false")
     typed = (tmp_path / "run" / "overrides.yaml").read_text().split("\n")
