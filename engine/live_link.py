@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tokencake.engine.live_clock import PS_PER_NS
+from tokencake.sim.config import PS
 from tokencake.sim.link import Link
+from tokencake.sim.records import COPY_COLUMNS, Table
 from tokencake.sim.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ class LiveLink(Link):
         where: What a transfer is about.
         measured: Whether copies take the time that they take.
         cpu_time: Measure CPU time (wall time otherwise).
+
+    Attributes:
+        measured: Every copy whose time was measured, in the order in which they began.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class LiveLink(Link):
         self._due: dict[Transfer, Where] = {}
         self._took_ps: dict[Transfer, int] = {}
         self._staged: dict[Transfer, Staged] = {}
+        self.measured = Table(COPY_COLUMNS)
 
     def start(self, transfer: Transfer) -> None:
         """See :meth:`tokencake.sim.link.Link.start`."""
@@ -87,7 +93,10 @@ class LiveLink(Link):
             begin = self._time_ns()
             self._staged[transfer] = self._copies.stage(self._due[transfer][1])
             self._took_ps[transfer] = (self._time_ns() - begin) * PS_PER_NS
-        return super()._begin(transfer)
+        work = super()._begin(transfer)
+        if self._measured:
+            self.measured.add(transfer.direction, transfer.size_bytes, transfer.runs, work / PS)
+        return work
 
     def _work_ps(self, transfer: Transfer) -> int:
         if self._measured and transfer in self._took_ps:

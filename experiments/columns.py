@@ -79,3 +79,8 @@ STEPS = {
     "cpu_s": "double",
 }
 """The steps of a run whose steps were measured (`host=live`)."""
+
+COPIES = {"direction": "string", "bytes": "int64", "runs": "int64", "took_s": "double"}
+"""The copies of a run whose copies were measured (`host=live live.copies=measured`)."""
+
+MEASURED = {"steps": STEPS, "copies": COPIES}

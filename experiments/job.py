@@ -92,7 +92,7 @@ class Job:
                 overrides=self.overrides,
                 decisions=result.decisions if self.sim.log_decisions else None,
                 timeline=timeline,
-                steps=result.steps,
+                measured={"steps": result.steps, "copies": result.copies},
             )
         for rule, times in self.trace.notes.items():
             print(f"{self.trace.name}: {rule} ({times} times)", file=sys.stderr)

@@ -9,6 +9,8 @@ from tokencake.policies.compose import Compose
 from tokencake.policies.guard import is_outside
 from tokencake.sim.config import SimConfig
 
+_RECORDED = {"not_as_recorded": "steps", "copies_not_as_recorded": "copies"}
+
 
 def notes(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any]) -> Iterator[str]:
     """What is odd about a run.
@@ -25,9 +27,11 @@ def notes(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any])
     if summary["refused_calls"]:
         refused = f"{summary['refused_calls']} calls in {summary['refused_programs']} programs refused"
         yield f"{refused}: longer than the model or the memory allows; they are in no latency"
-    for what, steps in summary["outside_measured_range"].items():
-        if steps:
-            share = f"{steps} of {summary['steps']} steps"
+    for what, number in summary["outside_measured_range"].items():
+        if number and what in _RECORDED:
+            yield f"{number} {_RECORDED[what]} are not those of the recording; they took what the hardware profile says"
+        elif number:
+            share = f"{number} of {summary['steps']} steps"
             yield f"{share} beyond what the hardware profile was measured for ({what}); extrapolated"
 
 

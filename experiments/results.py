@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import yaml
 import zstandard
 
-from tokencake.experiments.columns import STEPS, TABLES
+from tokencake.experiments.columns import MEASURED, TABLES
 from tokencake.experiments.errors import UsageError
 
 SUMMARY = "summary.json"
@@ -97,7 +97,7 @@ def to_arrow(name: str, table: Table) -> pa.Table:
     Raises:
         ValueError: a documented column is missing, or lengths differ (an error of the host, not of the user).
     """
-    types, columns = (TABLES | {"steps": STEPS})[name], table.columns
+    types, columns = (TABLES | MEASURED)[name], table.columns
     if missing := [c for c in types if c not in columns]:
         raise ValueError(f"{name}: missing columns {missing}")
     data = {c: pa.array(columns[c], type=pa.type_for_alias(kind)) for c, kind in types.items()}
@@ -140,14 +140,15 @@ def write_run(
     overrides: Sequence[str] = (),
     decisions: Table | None = None,
     timeline: object | None = None,
-    steps: Table | None = None,
+    measured: Mapping[str, Table | None] | None = None,
 ) -> None:
     """Write every file of a run into an empty directory (use with `replacing`)."""
     text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     (directory / "config.yaml").write_text(text, encoding="utf-8")
     text = yaml.safe_dump(list(overrides), allow_unicode=True)
     (directory / OVERRIDES).write_text(text, encoding="utf-8")
-    for name, table in [*((name, tables[name]) for name in TABLES), *([("steps", steps)] if steps else [])]:
+    found = {name: table for name, table in (measured or {}).items() if table is not None}
+    for name, table in ({name: tables[name] for name in TABLES} | found).items():
         pq.write_table(to_arrow(name, table), directory / f"{name}.parquet", compression="zstd")
     if decisions is not None:
         names = list(decisions.columns)

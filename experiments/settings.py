@@ -7,7 +7,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from tokencake.experiments.errors import UsageError
-from tokencake.experiments.recording import read_steps
+from tokencake.experiments.recording import read_copies, read_steps
 from tokencake.policies.hints import did_you_mean
 from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
 from tokencake.sim.latency.base import LatencyModel
@@ -105,7 +105,8 @@ def sim_config(config: Mapping[str, Any], profile: HardwareProfile) -> SimConfig
     """
     bounds = build(Bounds, config["bounds"], "bounds")
     link = _filled(config["link"], **asdict(profile.link)) | {"free": bounds.free_transfer}
-    latency, one_by_one = _latency({**HARDWARE_DEFAULTS, **config["hardware"]}, profile)
+    hardware = {**HARDWARE_DEFAULTS, **config["hardware"]}
+    latency, one_by_one = _latency(hardware, profile)
     if one_by_one:
         config = {**config, "engine": {**config["engine"], "jumps": False}}
     seed = config["seed"]
@@ -123,6 +124,7 @@ def sim_config(config: Mapping[str, Any], profile: HardwareProfile) -> SimConfig
             noise=_typed(config["noise"], float, "noise"),
             seed=seed,
             log_decisions=_typed(config["log"].get("decisions"), bool, "log.decisions"),
+            copies=None if hardware["recorded"] is None else read_copies(Path(str(hardware["recorded"]))),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -6,11 +6,13 @@ Nothing below ``experiments/`` reads configuration files; it takes these.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tokencake.sim.latency.base import LatencyModel
+    from tokencake.sim.recorded_link import RecordedCopy
 
 PS: Final = 10**12
 """Picoseconds in a second."""
@@ -153,6 +155,8 @@ class SimConfig:
         noise: Standard deviation of the log of what a noisy oracle sees.
         seed: Seed of all random streams.
         log_decisions: Keep the decision log.
+        copies: Times that transfers were measured to take, in the order in which they began; by default they take
+            what the link says.
     """
 
     engine: EngineConfig
@@ -165,6 +169,7 @@ class SimConfig:
     noise: float = 0.5
     seed: int = 0
     log_decisions: bool = False
+    copies: Sequence[RecordedCopy] | None = None
 
     def __post_init__(self) -> None:
         _need(self.kv_bytes_per_token > 0, "kv_bytes_per_token", "> 0", self.kv_bytes_per_token)

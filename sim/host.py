@@ -32,6 +32,7 @@ from tokencake.sim.link import Link
 from tokencake.sim.metrics import Metrics
 from tokencake.sim.offload import Offloading
 from tokencake.sim.placement import Placement
+from tokencake.sim.recorded_link import RecordedLink
 from tokencake.sim.reporter import Reporter
 from tokencake.sim.rng import lognormal
 from tokencake.sim.scheduler import Scheduler
@@ -98,7 +99,10 @@ class Host:
 
     def _make_link(self) -> Link:
         """What moves KV; a host that has KV makes its own."""
-        return Link(self.clock, self.config.link)
+        copies = self.config.copies
+        if copies is None:
+            return Link(self.clock, self.config.link)
+        return RecordedLink(self.clock, self.config.link, copies)
 
     def _make_engine(self) -> None:
         """Make what decides and remembers like vLLM; a host that has vLLM itself makes that."""

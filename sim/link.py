@@ -10,6 +10,7 @@ at when the engine plans a step anyway (:meth:`Link.collect`), which changes no 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tokencake.sim.clock import Clock, Priority
@@ -111,6 +112,10 @@ class Link:
     def idle(self) -> bool:
         """Whether nothing moves."""
         return all(way.is_idle for way in self._ways.values())
+
+    def outside(self) -> Mapping[str, int]:
+        """Transfers whose time was not known as it should have been, by reason."""
+        return {}
 
     def _begin(self, transfer: Transfer) -> int:
         """A transfer is about to move; returns the time that it takes alone."""

@@ -215,7 +215,7 @@ class Metrics:
             "free_list_turnover_s": self._turnover_s(end, used),
             "critical_inversions": self._inversions,
             "steps": self.steps,
-            "outside_measured_range": dict(config.latency.outside()),
+            "outside_measured_range": {**config.latency.outside(), **host.link.outside()},
             "events": dict(sorted(self.counts.items())),
         }
 

@@ -123,6 +123,8 @@ STEP_COLUMNS = (
     "cpu_s",
 )
 
+COPY_COLUMNS = ("direction", "bytes", "runs", "took_s")
+
 DECISION_COLUMNS = ("time_s", "step", "hook", "subject", "decision", "outcome", "digest", "seen")
 
 
@@ -139,6 +141,7 @@ class RunResult:
         decisions: Decision log, empty unless asked for.
         timing: ``wall_s``, ``loop_cpu_s`` and ``peak_rss_mb`` of the run itself.
         steps: One row a step, where steps were measured.
+        copies: One row a transfer, in the order in which they began, where their times were measured.
     """
 
     summary: dict[str, Any]
@@ -149,6 +152,7 @@ class RunResult:
     decisions: Table
     timing: dict[str, Any] = field(default_factory=dict)
     steps: Table | None = None
+    copies: Table | None = None
 
 
 class Integral:

@@ -13,6 +13,7 @@ from tokencake.policies import registry
 from tokencake.policies.api import Policy, Reserve, Trigger
 from tokencake.sim.config import ConfigError, to_ps
 from tokencake.sim.latency.recorded import RecordedLatency, RecordedStep
+from tokencake.sim.recorded_link import RecordedCopy
 from tokencake.sim.run import simulate
 
 POLICIES = [name for name in registry.names() if name != "custom"]
@@ -27,16 +28,27 @@ def recorded(result, base):
     )
 
 
+def recorded_copies(result):
+    if result.copies is None:
+        return None
+    columns = result.copies.columns
+    took = [to_ps(seconds) for seconds in columns.pop("took_s")]
+    return [RecordedCopy(*row) for row in zip(*columns.values(), took, strict=True)]
+
+
+@pytest.mark.parametrize("copies", ["link", "measured"])
 @pytest.mark.parametrize("policy", ["vllm", "vllm-priority", "autellix", "continuum", "vllm-offload", "kvflow"])
-def test_a_simulation_with_the_recorded_step_times_is_the_live_run(runtime, policy):
+def test_a_simulation_with_the_recorded_times_is_the_live_run(runtime, policy, copies):
     settings = config()
-    chosen = LiveConfig(model="xs", copies="link")
+    chosen = LiveConfig(model="xs", copies=copies)
     live = run_live(demo(), settings, registry.create(policy, {}), chosen, runtime=runtime)
     assert live.summary["calls"] == calls_of(demo())
     again = config(jumps=False)
     object.__setattr__(again, "latency", recorded(live, settings.latency))
+    object.__setattr__(again, "copies", recorded_copies(live))
     replayed = simulate(demo(), again, registry.create(policy, {}))
-    assert replayed.summary["outside_measured_range"].pop("not_as_recorded") == 0
+    outside = replayed.summary["outside_measured_range"]
+    assert outside["not_as_recorded"] == outside.get("copies_not_as_recorded", 0) == 0
     assert replayed.calls.columns == live.calls.columns
     assert replayed.programs.columns == live.programs.columns
     assert replayed.transfers.columns == live.transfers.columns
