@@ -50,7 +50,8 @@ class Scheduling:
         self._completions = 0
         self._changed = True
         self._offered = 0
-        self._refused: dict[str, None] = {}
+        self._refused: dict[str, str] = {}
+        self._repeats = 0
         self._borrowing: dict[str, None] = {}
         self._scan_step = -1
         self._offers = True
@@ -93,7 +94,8 @@ class Scheduling:
         self._prefilling.append(t.call)
         self._uncommitted -= t.demand
         newly = need.free_hits + need.chunk
-        self.ledger.admit(t.call.id, t.type, need.gpu_hit - need.free_hits, newly, t.payment)
+        busy = need.gpu_hit - need.free_hits
+        self.ledger.admit(t.call.id, t.call.program.id, t.type, busy, newly, t.payment)
 
     def _leave(self, call_id: str) -> None:
         if self.calls.admitted.pop(call_id, None) is not None:
@@ -109,8 +111,10 @@ class Scheduling:
         """
         stuck = self._stuck(view)
         self._offers = not stuck
+        self._skip_to(view.step)
+        self._scan_step = view.step
         if stuck:
-            self._count_denials(view)
+            self._repeats += 1
             return ()
         self._settle(view)
         tracked = [self.calls.track(call) for call in waiting]
@@ -144,7 +148,7 @@ class Scheduling:
 
     def _settle(self, view: View) -> None:
         """Start a scan: bring ledger and commitments up to date."""
-        self._count_denials(view)
+        self._count_repeats()
         self._changed = False
         self._refused = {}
         self._borrowing = {}
@@ -154,12 +158,20 @@ class Scheduling:
         )
         self._uncommitted = self.calls.uncommitted(view)
 
-    def _count_denials(self, view: View) -> None:
-        """Count the scans of steps in which nobody was asked because nothing could have changed."""
-        skipped = view.step - self._scan_step - 1
-        self._scan_step = view.step
-        if skipped > 0 and self._offered == len(self._refused):
-            self.denied["capacity"] += skipped * len(self._refused)
+    def _skip_to(self, step: int) -> None:
+        """Take note of the scans before ``step`` that were left out because they could only repeat the last one."""
+        if step > self._scan_step + 1:
+            if self._offered == len(self._refused):
+                self._repeats += step - self._scan_step - 1
+            self._scan_step = step - 1
+
+    def _count_repeats(self) -> None:
+        """Count the denials of scans that were left out: in vLLM every step tries, and denies, every waiting call."""
+        times, self._repeats = self._repeats, 0
+        if times:
+            self.denied["capacity"] += times * len(self._refused)
+            for name in self._refused.values():
+                self.types.deferred(name, times)
 
     def _by_affinity(self, view: View, ranked: list[Tracked], width: int) -> list[Tracked]:
         """Within bands of close scores, first those whose prefix running calls hold already."""
@@ -210,10 +222,9 @@ class Scheduling:
         return Verdict.ADMIT
 
     def _deny(self, t: Tracked, reason: str) -> Verdict:
-        self._refused[t.call.id] = None
+        self._refused[t.call.id] = t.type
         self.denied[reason] += 1
-        if reason == "reservation":  # see the policy's docstring
-            self.types.deferred(t.type)
+        self.types.deferred(t.type)
         return Verdict.SKIP
 
     def _gated(self, gate: tuple[int, int]) -> bool:
@@ -271,6 +282,8 @@ class Scheduling:
 
     def type_score(self, view: View, name: str) -> float:
         """Present score of one agent type."""
+        self._skip_to(view.step)
+        self._count_repeats()
         calls = [self.calls.track(call) for call in view.waiting if call.agent_type == name]
         live = [t.meta.importance for t in (*calls, *self.calls.admitted.values()) if t.type == name]
         return self.types.of(name).score([max(0.0, view.now - t.arrival_s) for t in calls], max(live, default=0.0))

@@ -5,8 +5,10 @@ new admissions, and admitted work grows natively. A block is charged once, to th
 occupies it, and the charge ends when nobody holds the block.
 
 The port charges physical blocks. A policy sees calls, so this ledger charges calls; when a call ends
-with blocks that siblings still hold, its charges stay as *leftovers* until the blocks are free, newest
-first. The total always equals the occupied blocks; which pool a leftover belongs to is approximate.
+with blocks that siblings still hold, its charges stay as *leftovers* until the blocks are free. The total
+always equals the occupied blocks. Leftovers of a program none of whose calls is admitted go first, since
+nobody holds its blocks; then those of the program whose call ended last. So only which of one program's
+leftovers is over is approximate, newest first.
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ class Account:
     """Charges of one admitted call.
 
     Attributes:
+        program: The call's program, whose calls share blocks.
         pools: Blocks that each pool paid.
         known: GPU blocks of the call that are charged, to it or to those who held them first.
     """
 
+    program: str
     agent_type: str
     known: int = 0
     pools: dict[str, int] = field(default_factory=dict)
@@ -80,7 +84,7 @@ class Ledger:
         self.plan = Partition(0)
         self.charged: dict[str, int] = {}
         self._accounts: dict[str, Account] = {}
-        self._leftovers: list[dict[str, int]] = []
+        self._leftovers: dict[str, list[dict[str, int]]] = {}
 
     def available(self, uncommitted: int) -> Available:
         """What each pool can pay now."""
@@ -93,16 +97,18 @@ class Ledger:
         free.limit(uncommitted, plan.scores)
         return free
 
-    def admit(self, call_id: str, agent_type: str, busy_hits: int, blocks: int, payment: Payment) -> None:
+    def admit(self, call_id: str, program: str, agent_type: str, busy_hits: int, blocks: int, payment: Payment) -> None:
         """A call starts: charge the ``blocks`` that it newly occupies, in the order of its payment."""
-        account = self._accounts[call_id] = Account(agent_type, busy_hits)
+        account = self._accounts[call_id] = Account(program, agent_type, busy_hits)
         self._charge(account, blocks, payment)
 
     def end(self, call_id: str) -> None:
         """A call lets go of its blocks; siblings may still hold some of them."""
         account = self._accounts.pop(call_id, None)
         if account is not None and account.pools:
-            self._leftovers.append(account.pools)
+            leftovers = self._leftovers.pop(account.program, [])  # now the last program
+            leftovers.append(account.pools)
+            self._leftovers[account.program] = leftovers
 
     def settle(self, held: Callable[[str], int], occupied: int) -> None:
         """Charge what admitted calls grew by, and end the charges of blocks that nobody holds.
@@ -116,8 +122,20 @@ class Ledger:
             if grown > 0:
                 self._grow(account, grown)
         freed = sum(self.charged.values()) - occupied
-        while freed > 0 and self._leftovers:
-            pools = self._leftovers[-1]
+        if freed <= 0 or not self._leftovers:
+            return
+        active = {account.program: True for account in self._accounts.values()}
+        newest_first = list(reversed(self._leftovers))
+        for program in sorted(newest_first, key=lambda program: program in active):
+            freed = self._give_back(program, freed)
+            if not freed:
+                return
+
+    def _give_back(self, program: str, freed: int) -> int:
+        """End charges of a program's ended calls for ``freed`` blocks; returns for how many it has none."""
+        leftovers = self._leftovers[program]
+        while freed and leftovers:
+            pools = leftovers[-1]
             for name in list(pools):
                 part = min(freed, pools[name])
                 freed -= part
@@ -126,7 +144,10 @@ class Ledger:
                 if not pools[name]:
                     del pools[name]
             if not pools:
-                self._leftovers.pop()
+                leftovers.pop()
+        if not leftovers:
+            del self._leftovers[program]
+        return freed
 
     def _grow(self, account: Account, blocks: int) -> None:
         plan, charged, name = self.plan, self.charged, account.agent_type

@@ -79,9 +79,9 @@ class TypeHistories:
         """Types heard of, the one heard of longest ago first."""
         return tuple(self._of)
 
-    def deferred(self, name: str) -> None:
-        """Reservations kept a call of the type out."""
-        self.of(name).deferrals += 1
+    def deferred(self, name: str, times: int = 1) -> None:
+        """A call of the type was denied, so many times."""
+        self.of(name).deferrals += times
 
     def admitted(self, name: str, m: Metadata, tokens: int, elapsed_s: float, *, first: bool) -> None:
         """A call of the type was admitted, for the ``first`` time or after a preemption."""

@@ -62,10 +62,9 @@ class TokencakeUpstream(Policy):
     Assumed:
         Calls without TokenCake's labels are described from the graph. An undeclared output limit is what the
         agent type has produced on average. With nothing admitted, a call whose commitment exceeds memory is
-        admitted as stock vLLM would. A type's deferrals are denials by reservations (counting those by
-        commitments too moves mean latencies by up to 8 %, which is what a seed does, too). Memory is divided
-        among all types heard of, at the first scan of waiting calls in each period. Charges are kept by call,
-        not by block. The bandwidth is known after the first copy.
+        admitted as stock vLLM would. Memory is divided among all types heard of, at the first scan of waiting
+        calls in each period. Charges are kept by call, not by block. A call that loads its prefix is one of
+        those that wait for memory. The bandwidth is known after the first copy.
 
     Not expressed:
         Pausing the growth of running calls (``commit=progress``): they are preempted. References on CPU

@@ -103,7 +103,7 @@ def test_ledger_pays_shared_first_then_own_then_donors():
 def test_ledger_charges_growth_and_frees_what_nobody_holds():
     ledger = Ledger()
     ledger.plan = Partition(4, {"a": 3})
-    ledger.admit("p/x", "a", 2, 5, ledger.available(7).pay(5, "a", ()))  # 2 hits were paid for by others
+    ledger.admit("p/x", "p", "a", 2, 5, ledger.available(7).pay(5, "a", ()))  # 2 hits were paid for by others
     assert ledger.charged == {SHARED: 4, "a": 1}
     ledger.settle(lambda call: 2 + 5 + 3, 8)  # grows by 3: two from its reserve, one is shared's debt
     assert ledger.charged == {SHARED: 5, "a": 3}
@@ -112,6 +112,22 @@ def test_ledger_charges_growth_and_frees_what_nobody_holds():
     assert sum(ledger.charged.values()) == 6
     ledger.settle(lambda call: 0, 0)
     assert ledger.charged == {SHARED: 0, "a": 0}
+
+
+def test_a_charge_lasts_as_long_as_the_program_holds_the_blocks():
+    """Two calls of p end while a third holds what they computed; then q ends, and frees its own blocks, not theirs."""
+    ledger = Ledger()
+    ledger.plan = Partition(0, {"a": 10, "b": 10, "c": 10})
+    ledger.admit("p/1", "p", "a", 0, 4, [("a", 4)])
+    ledger.admit("q/1", "q", "b", 0, 6, [("b", 6)])
+    ledger.admit("p/2", "p", "c", 4, 1, [("c", 1)])
+    ledger.end("q/1")
+    ledger.end("p/1")
+    ledger.settle(lambda call: 5, 5)
+    assert ledger.charged == {"a": 4, "b": 0, "c": 1}
+    ledger.end("p/2")
+    ledger.settle(lambda call: 0, 0)
+    assert ledger.charged == {"a": 0, "b": 0, "c": 0}
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,20 @@ def test_reservations_favour_the_critical_type_and_lend_what_is_idle(play, progr
     assert play(both, upstream(**rule)).summary["calls"] == 4
 
 
+@pytest.mark.parametrize("jumps", [True, False])
+def test_every_denied_attempt_is_a_deferral(play, program, call, row, jumps):
+    """A call that memory keeps out is tried, and denied, in every step until it starts; its start takes one back."""
+    policy = upstream()
+    full = program("a", call("full", 60, 19, max_tokens=19, kind="full"))
+    late = program("b", call("late", 40, 4, max_tokens=4, kind="late"), at_s=0.0001)
+    calls = play([full, late], policy, jumps=jumps).calls
+    waited = row(calls, "late")["admitted_s"] - row(calls, "full")["admitted_s"]
+    assert waited == pytest.approx(0.019)  # steps of a millisecond, the first one without it
+    assert policy.scheduling.denied == {"capacity": 18, "reservation": 0}
+    assert policy.scheduling.types.of("late").deferrals == 17
+    assert policy.scheduling.types.of("full").deferrals == 0
+
+
 # -- victims ----------------------------------------------------------------------------------------------
 
 

@@ -6,20 +6,41 @@ from pathlib import Path
 
 import pytest
 
-from tokencake.experiments.official_matrix import MEASURED, MODES, QUANTITIES, simulated
+from tokencake.experiments.official_matrix import MEASURED, MODES, simulated
 
-SEEDS = (0, 1, 2)
+REORDERING = ("agent", "agent_offload")
+"""Modes in which mean latencies scatter by 3 to 7 % from seed to seed; makespans do not."""
+
+
+def means(seeds_where_reordered):
+    """Makespan and mean latency of all cells, means over the seeds."""
+    cells = {}
+    for qps, mode in MEASURED:
+        seeds = seeds_where_reordered if mode in REORDERING else 2
+        runs = [simulated(qps, mode, seed)[:2] for seed in range(seeds)]
+        cells[qps, mode] = [sum(values) / seeds for values in zip(*runs, strict=True)]
+    return cells
+
+
+def check_order_and_gains(cells, qps, quantity):
+    """The modes stand in the measured order, and their gains over stock vLLM are off by at most 5 points."""
+    found = {mode: cells[qps, mode][quantity] for mode in MODES}
+    measured = {mode: MEASURED[qps, mode][quantity] for mode in MODES}
+    if (qps, quantity) != (0.2, 1):  # measured 448.8 and 467.9 s: closer than seeds are
+        assert sorted(found, key=found.__getitem__) == sorted(measured, key=measured.__getitem__)
+    for mode in MODES[1:]:
+        gain, published = (1 - values[mode] / values["base"] for values in (found, measured))
+        assert gain == pytest.approx(published, abs=0.05)
 
 
 @pytest.fixture(scope="module")
 def cells():
-    """Makespan and mean latency of all cells, means over the seeds."""
+    return means(4)
 
-    def mean(qps, mode):
-        runs = [simulated(qps, mode, seed)[:2] for seed in SEEDS]
-        return [sum(values) / len(SEEDS) for values in zip(*runs, strict=True)]
 
-    return {cell: mean(*cell) for cell in MEASURED}
+@pytest.fixture(scope="module")
+def many():
+    return means(16)
 
 
 @pytest.mark.parametrize("cell", MEASURED, ids=str)
@@ -30,16 +51,14 @@ def test_cells(cells, cell):
 
 
 @pytest.mark.parametrize("qps", [0.2, 1.0])
-@pytest.mark.parametrize("quantity", [0, 1], ids=QUANTITIES[:2])
-def test_order_and_reductions(cells, qps, quantity):
-    """The modes stand in the measured order, and their gains over stock vLLM are off by at most 5 points."""
-    found = {mode: cells[qps, mode][quantity] for mode in MODES}
-    measured = {mode: MEASURED[qps, mode][quantity] for mode in MODES}
-    if (qps, quantity) != (0.2, 1):  # measured 448.8 and 467.9 s: closer than seeds are
-        assert sorted(found, key=found.__getitem__) == sorted(measured, key=measured.__getitem__)
-    for mode in MODES[1:]:
-        gain, published = (1 - values[mode] / values["base"] for values in (found, measured))
-        assert gain == pytest.approx(published, abs=0.05)
+def test_order_and_gains_by_makespan(cells, qps):
+    check_order_and_gains(cells, qps, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("qps", [0.2, 1.0])
+def test_order_and_gains_by_mean_latency(many, qps):
+    check_order_and_gains(many, qps, 1)
 
 
 def test_the_frozen_profile_gains_nothing():
@@ -59,5 +78,10 @@ def test_the_measurements_are_the_published_ones():
     with path.open() as file:
         rows = {(float(row["qps"]), row["mode"]): row for row in csv.DictReader(file)}
     names = ("total_e2e_s", "avg_app_latency_s", "p95_app_latency_s")
+    waits = ("critical_wait_observed_max_s", "critical_wait_ge_60s")
     for cell, measured in MEASURED.items():
         assert measured[:3] == pytest.approx([float(rows[cell][name]) for name in names], abs=0.01)
+        if "agent" in cell[1]:
+            assert measured[14:16] == pytest.approx([float(rows[cell][name]) for name in waits], abs=0.05)
+            assert measured[16] == pytest.approx(float(rows[cell]["generation_capacity_denied"]) / 1e3, abs=0.1)
+            assert measured[17] == float(rows[cell]["reservation_denied"])
