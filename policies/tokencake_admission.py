@@ -14,6 +14,9 @@ from tokencake.policies.tokencake_calls import Calls, Tracked
 from tokencake.policies.tokencake_ledger import Ledger, Payment
 from tokencake.policies.tokencake_types import PartitionRule, TypeHistories, TypeRank
 
+TOOL_EVENTS = (EventKind.TOOL_STARTED, EventKind.TOOL_FINISHED)
+"""Events that take and free no memory by themselves; placement may answer with actions that do."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulingRule:
@@ -49,6 +52,9 @@ class Scheduling:
         self._next_partition = -1
         self._completions = 0
         self._changed = True
+        self._touched = False
+        self._arrived: dict[str, None] = {}
+        self._gated_out = False
         self._offered = 0
         self._refused: dict[str, str] = {}
         self._repeats = 0
@@ -62,8 +68,13 @@ class Scheduling:
     # -- what happens ---------------------------------------------------------------------------
 
     def observe(self, event: Event, view: View) -> None:
-        """Follow calls from admission to end."""
-        self._changed = True
+        """Follow calls from admission to end; note what may let a denied call start."""
+        if event.kind is EventKind.CALL_QUEUED:
+            self._arrived[event.call] = None
+        elif event.kind in TOOL_EVENTS:
+            self._touched = True
+        else:
+            self._changed = True
         tracked = self.calls.get(event.call)
         if tracked is None:
             return
@@ -107,14 +118,14 @@ class Scheduling:
         """Waiting calls by effective score; by cache affinity within score bands when memory is committed.
 
         While nothing happens, admitted calls only take what they have been committed, so a call that was
-        denied stays denied: nobody is offered until something happens.
+        denied stays denied: nobody is offered until something happens, and nobody for a new call that has no room.
         """
         stuck = self._stuck(view)
         self._offers = not stuck
         self._skip_to(view.step)
         self._scan_step = view.step
         if stuck:
-            self._repeats += 1
+            self._deny_again(view)
             return ()
         self._settle(view)
         tracked = [self.calls.track(call) for call in waiting]
@@ -135,9 +146,42 @@ class Scheduling:
         return self._next_partition if self._stuck(view) and not self._offers else view.step + 1
 
     def _stuck(self, view: View) -> bool:
-        """Whether the last scan offered every waiting call and denied it, and nothing happened since."""
-        same = not self._changed and self._offered == len(self._refused) and view.step < self._next_partition
-        return same and bool(self.calls.admitted) and not self._computing()
+        """Whether a scan would deny every waiting call."""
+        if view.step >= self._next_partition or not self._repeats_itself(view):
+            return False
+        return not any(self._has_room(view, call) for call in self._new(view))
+
+    def hopeful(self, view: View) -> Sequence[CallView]:
+        """Waiting calls, less those of which it is known that they do not fit beside all commitments."""
+        return self._new(view) if not self._gated_out and self._repeats_itself(view) else view.waiting
+
+    def _repeats_itself(self, view: View) -> bool:
+        """Whether the last scan denied every call that it offered, and would again: nothing has become free since."""
+        if self._changed or self._offered != len(self._refused) or not self.calls.admitted or self._computing():
+            return False
+        return not self._touched or self.calls.uncommitted(view) <= self._uncommitted
+
+    def _new(self, view: View) -> Sequence[CallView]:
+        """Calls that arrived after the last scan."""
+        return [call for call in view.waiting if call.id in self._arrived] if self._arrived else ()
+
+    def _has_room(self, view: View, call: CallView) -> bool:
+        """Whether a new call may fit beside all commitments."""
+        need = view.need(call)
+        return need is None or self.calls.demand(view, self.calls.track(call), need) <= self._uncommitted
+
+    def _deny_again(self, view: View) -> None:
+        """What a scan does that denies everybody, those included that arrived after the last one."""
+        if self._touched or self._arrived:
+            self._charge(view)
+            self._touched = False
+        if self._arrived:
+            self._count_repeats()
+            for call in self._new(view):
+                self._refused[call.id] = self.calls.track(call).type
+            self._offered = len(self._refused)
+            self._arrived = {}
+        self._repeats += 1
 
     def _computing(self) -> bool:
         """Whether an admitted call's prompt is not computed yet: what it adds to the cache may be a hit."""
@@ -149,14 +193,17 @@ class Scheduling:
     def _settle(self, view: View) -> None:
         """Start a scan: bring ledger and commitments up to date."""
         self._count_repeats()
-        self._changed = False
+        self._changed = self._touched = self._gated_out = False
+        self._arrived = {}
         self._refused = {}
         self._borrowing = {}
         self.update(view)
-        self.ledger.settle(
-            lambda call_id: self.calls.admitted[call_id].call.gpu_blocks, view.gpu.capacity - view.gpu.free
-        )
+        self._charge(view)
         self._uncommitted = self.calls.uncommitted(view)
+
+    def _charge(self, view: View) -> None:
+        admitted = self.calls.admitted
+        self.ledger.settle(lambda call_id: admitted[call_id].call.gpu_blocks, view.gpu.capacity - view.gpu.free)
 
     def _skip_to(self, step: int) -> None:
         """Take note of the scans before ``step`` that were left out because they could only repeat the last one."""
@@ -210,6 +257,7 @@ class Scheduling:
         if t.demand > self._uncommitted:
             return self._deny(t, "capacity") if self.calls.admitted else stock_admit(need)
         if t.gate is not None and self.calls.admitted and self._gated(t.gate):
+            self._gated_out = True
             return self._deny(t, "capacity")
         borrow = call.id in self._borrowing
         payment = self._pay(t, borrow=borrow)

@@ -271,17 +271,20 @@ class Preservation:
         return min(window, fit)
 
     def _candidates(self, view: View) -> Sequence[CallView]:
-        if self.rule.selection == "first_fit" or not self._scheduled:
+        if not self._scheduled:
             return view.waiting
+        hopeful = self._scheduling.hopeful(view)
+        if self.rule.selection == "first_fit":
+            return hopeful
         track = self._scheduling.calls.track
         if self.rule.selection == "priority_first":
-            return sorted(view.waiting, key=lambda call: (-track(call).effective, call.id))
+            return sorted(hopeful, key=lambda call: (-track(call).effective, call.id))
 
         def distance(call: CallView) -> tuple[int, str]:
             need = view.need(call)
             return (abs(self.rule.window_blocks - need.full - need.free_hits) if need else 1 << 40), call.id
 
-        return sorted(view.waiting, key=distance)
+        return sorted(hopeful, key=distance)
 
 
 def _tokens(call: CallView) -> int:
