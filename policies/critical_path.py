@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from tokencake.policies.api import CallView, Info, ProgramView, View
+from tokencake.policies.graph import decode_s
+from tokencake.policies.ranked import RankedByRemaining
 
-from tokencake.policies.api import CallView, Event, Info, Policy, ProgramView, View
-from tokencake.policies.graph import Remaining, decode_s
 
-
-class CriticalPath(Policy):
+class CriticalPath(RankedByRemaining):
     """Critical path first, with the truth about outputs and tools: a bound, not a system.
 
     A call's key is the longest path from it to the end of its program, decode times and tool times
@@ -24,22 +23,10 @@ class CriticalPath(Policy):
     info = Info.ORACLE
 
     def __init__(self) -> None:
-        self._remaining = Remaining(_seconds)
+        super().__init__(_seconds)
 
-    def observe(self, event: Event, view: View) -> None:
-        """Follow what has ended."""
-        self._remaining.observe(event)
-
-    def order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
-        """Longest path first, then by arrival."""
-        return sorted(waiting, key=lambda call: self._key(view, call))
-
-    def victim(self, view: View, need: int, for_call: CallView) -> CallView:
-        """The running call with the shortest path."""
-        return max(view.running, key=lambda call: self._key(view, call))
-
-    def _key(self, view: View, call: CallView) -> tuple[float, float, str]:
-        return -self._remaining.path(view, call.program, call.node), call.arrival_s, call.id
+    def _rank(self, view: View, call: CallView) -> float:
+        return -self._remaining.path(view, call.program, call.node)
 
 
 def _seconds(view: View, program: ProgramView, node: str) -> float:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from tokencake.policies.api import CallView, Info, View
+from tokencake.policies.graph import decode_s
+from tokencake.policies.ranked import RankedByRemaining
 
-from tokencake.policies.api import CallView, Event, Info, Policy, View
-from tokencake.policies.graph import Remaining, decode_s
 
-
-class ShortestRemaining(Policy):
+class ShortestRemaining(RankedByRemaining):
     """Shortest remaining program first, with the truth about coming outputs: a bound, not a system.
 
     A call's key is what remains of its program: the longest path of decode times over nodes that have not
@@ -26,19 +25,7 @@ class ShortestRemaining(Policy):
     info = Info.ORACLE
 
     def __init__(self) -> None:
-        self._remaining = Remaining(decode_s)
+        super().__init__(decode_s)
 
-    def observe(self, event: Event, view: View) -> None:
-        """Follow what has ended."""
-        self._remaining.observe(event)
-
-    def order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
-        """Least remaining first, then by arrival."""
-        return sorted(waiting, key=lambda call: self._key(view, call))
-
-    def victim(self, view: View, need: int, for_call: CallView) -> CallView:
-        """The running call whose program has most left."""
-        return max(view.running, key=lambda call: self._key(view, call))
-
-    def _key(self, view: View, call: CallView) -> tuple[float, float, str]:
-        return self._remaining.left(view, call.program), call.arrival_s, call.id
+    def _rank(self, view: View, call: CallView) -> float:
+        return self._remaining.left(view, call.program)

@@ -47,10 +47,9 @@ Assumptions, where the published facts leave a choice:
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from tokencake.traces.arrivals import Arrivals
 from tokencake.traces.generators.code_writer_table import (
     CALLS,
     CONTEXT_TOKENS,
@@ -62,10 +61,10 @@ from tokencake.traces.generators.code_writer_table import (
     Call,
 )
 from tokencake.traces.generators.composition import APP, Chains, Chunk, tool_id
+from tokencake.traces.generators.drawn import Drawn
 from tokencake.traces.generators.params import check_choice, check_count
 from tokencake.traces.rng import stream
 from tokencake.traces.schema import (
-    Header,
     LLMNode,
     Node,
     Piece,
@@ -77,7 +76,7 @@ PROFILES = ("conversation-tools", "conversation", "continuation", "frozen")
 
 
 @dataclass(frozen=True, slots=True)
-class CodeWriter:
+class CodeWriter(Drawn):
     """Parameters of the Code-Writer workload.
 
     Attributes:
@@ -90,6 +89,8 @@ class CodeWriter:
         jitter: by how many tokens a context may differ from its known length; 0 fixes all lengths.
         frozen_reviewers: composition of the reviewers in ``frozen`` and ``continuation``.
     """
+
+    generator: ClassVar[str] = "code_writer"
 
     profile: str = "conversation-tools"
     qps: float = 1.0
@@ -112,17 +113,8 @@ class CodeWriter:
         check_count("jitter", self.jitter, 0, 1000)
         self._process()
 
-    def header(self) -> Header:
-        """Return the header of the trace."""
-        labels = {"generator": "code_writer", "profile": self.profile, "qps": self.qps, "seed": self.seed}
-        return Header(f"code-writer-{self.profile}-{self.programs_count}-programs", labels=labels)
-
-    def programs(self) -> Iterator[Program]:
-        """Yield the programs in arrival order."""
-        yield from self._process().retime(self._program(number) for number in range(self.programs_count))
-
-    def _process(self) -> Arrivals:
-        return Arrivals(self.arrivals, self.qps, self.cv, self.seed)
+    def _variant(self) -> dict[str, str]:
+        return {"profile": self.profile}
 
     def _program(self, number: int) -> Program:
         rng = stream(self.seed, f"code-writer/lengths/{number}")

@@ -17,30 +17,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from tokencake.traces.arrivals import Arrivals
+from tokencake.traces.generators.drawn import Draft, Drawn
 from tokencake.traces.generators.params import check_count, check_number
-from tokencake.traces.rng import stream
-from tokencake.traces.schema import (
-    Header,
-    LLMNode,
-    Node,
-    OutputOf,
-    Piece,
-    Program,
-    PromptOf,
-    PromptPart,
-    ResultOf,
-    ToolNode,
-)
+from tokencake.traces.schema import Node, OutputOf, Program, PromptOf, PromptPart, ResultOf
 
 APP = "deep-research"
 
 
 @dataclass(frozen=True, slots=True)
-class DeepResearch:
+class DeepResearch(Drawn):
     """Parameters of the Deep-Research-like workload.
 
     Attributes:
@@ -61,6 +49,8 @@ class DeepResearch:
         tool_mean_s: mean duration of a search, in seconds.
         tool_unit_s: unit of the Poisson distribution of durations, in seconds.
     """
+
+    generator: ClassVar[str] = "deep_research"
 
     qps: float = 1.0
     programs_count: int = 24
@@ -97,18 +87,6 @@ class DeepResearch:
             raise ValueError(f"tool_unit_s must be >= tool_mean_s / 500, got {self.tool_unit_s}")
         self._process()
 
-    def header(self) -> Header:
-        """Return the header of the trace."""
-        labels = {"generator": "deep_research", "qps": self.qps, "seed": self.seed}
-        return Header(f"{APP}-{self.programs_count}-programs", labels=labels)
-
-    def programs(self) -> Iterator[Program]:
-        """Yield the programs in arrival order."""
-        yield from self._process().retime(self._program(number) for number in range(self.programs_count))
-
-    def _process(self) -> Arrivals:
-        return Arrivals(self.arrivals, self.qps, self.cv, self.seed)
-
     def _program(self, number: int) -> Program:
         name = f"research-{number:04d}"
         return Program(name, APP, 0.0, tuple(_Draft(self, name, number).nodes()))
@@ -123,61 +101,43 @@ def poisson(rng: random.Random, mean: float) -> int:
     return count
 
 
-class _Draft:
-    """One program while it is drawn; lengths and durations have streams of their own."""
-
+class _Draft(Draft):
     def __init__(self, params: DeepResearch, name: str, number: int) -> None:
+        super().__init__(APP, params.seed, name, number, params.system_tokens)
         self._params = params
-        self._name = name
-        self._lengths = stream(params.seed, f"{APP}/lengths/{number}")
-        self._durations = stream(params.seed, f"{APP}/durations/{number}")
-        self._nodes: list[Node] = []
 
     def nodes(self) -> list[Node]:
         """Draw and return the nodes."""
         p = self._params
-        task = Piece(f"{APP}/task/{self._name}", _around(self._lengths, p.task_tokens))
-        head = self._call("plan", "planner", (), (self._system("planner"), task), p.notes_tokens)
+        task = self.task(p.task_tokens)
+        head = self._call("plan", "planner", (), (self.system("planner"), task), p.notes_tokens)
         told: tuple[PromptPart, ...] = (task, OutputOf(head))
         for wave in range(p.waves):
             notes = [self._researcher(f"w{wave}r{k}", k, head, told) for k in range(p.researchers)]
             read = tuple(OutputOf(note) for note in notes)
             if wave + 1 < p.waves:
-                prompt = (self._system("critic"), *told, *read)
+                prompt = (self.system("critic"), *told, *read)
                 head = self._call(f"w{wave}.critique", "critic", tuple(notes), prompt, p.notes_tokens)
                 told = (*told, *read, OutputOf(head))
             else:
-                self._call("report", "writer", tuple(notes), (self._system("writer"), *told, *read), p.report_tokens)
+                self._call("report", "writer", tuple(notes), (self.system("writer"), *told, *read), p.report_tokens)
         return self._nodes
 
     def _researcher(self, name: str, number: int, after: str, told: tuple[PromptPart, ...]) -> str:
         """Add one researcher; return the call that writes its notes."""
         p = self._params
-        prompt: tuple[PromptPart, ...] = (self._system("researcher"), *told, Piece(f"{APP}/angle/{number}", 24))
+        prompt: tuple[PromptPart, ...] = (self.system("researcher"), *told, self.piece(f"angle/{number}", 24))
         for search in range(p.searches):
             call = self._call(f"{name}.query{search}", "researcher", (after,), prompt, p.query_tokens)
             after = self._search(f"{name}.search{search}", call)
-            prompt = (PromptOf(call), OutputOf(call), ResultOf(after), Piece(f"{APP}/continue", 12))
+            prompt = (PromptOf(call), OutputOf(call), ResultOf(after), self.piece("continue", 12))
         return self._call(f"{name}.notes", "researcher", (after,), prompt, p.notes_tokens)
 
-    def _system(self, kind: str) -> Piece:
-        return Piece(f"{APP}/system/{kind}", self._params.system_tokens)
-
     def _call(self, name: str, kind: str, after: tuple[str, ...], prompt: tuple[PromptPart, ...], mean: int) -> str:
-        tokens = _around(self._lengths, mean)
-        twin = f"{self._name}/{name}"  # equal prompts do not make researchers think alike
-        self._nodes.append(LLMNode(name, after, f"{kind}/{name}", kind, prompt, tokens, tokens, output_id=twin))
-        return name
+        tokens = self.around(mean)
+        return self.call(name, kind, after, prompt, tokens, tokens)
 
     def _search(self, name: str, after: str) -> str:
         p = self._params
         drawn = poisson(self._durations, p.tool_mean_s / p.tool_unit_s)
-        duration_s = round(max(drawn, 0.1) * p.tool_unit_s, 6)
-        result = _around(self._lengths, p.result_tokens)
-        self._nodes.append(ToolNode(name, (after,), "search", duration_s, p.tool_mean_s, result))
-        return name
-
-
-def _around(rng: random.Random, mean: int) -> int:
-    """Return an integer between half and one and a half times ``mean``, at least 1."""
-    return max(1, round(mean * rng.uniform(0.5, 1.5)))
+        return self.tool(name, after, "search", max(drawn, 0.1) * p.tool_unit_s, p.tool_mean_s, p.result_tokens)

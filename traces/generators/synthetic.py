@@ -7,25 +7,13 @@ of one type share a system prompt across programs; every program has its own tas
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from tokencake.traces.arrivals import Arrivals
+from tokencake.traces.generators.drawn import Draft, Drawn
 from tokencake.traces.generators.params import check_count, check_number
 from tokencake.traces.rng import stream
-from tokencake.traces.schema import (
-    Header,
-    LLMNode,
-    Node,
-    OutputOf,
-    Piece,
-    Program,
-    PromptOf,
-    PromptPart,
-    ResultOf,
-    ToolNode,
-)
+from tokencake.traces.schema import Node, OutputOf, Program, PromptOf, PromptPart, ResultOf
 
 APP = "demo"
 WORKERS = ("coder", "searcher", "tester")
@@ -34,7 +22,7 @@ TOOLS = {"coder": ("file_write", 0.2), "searcher": ("search", 3.0), "tester": ("
 
 
 @dataclass(frozen=True, slots=True)
-class Demo:
+class Demo(Drawn):
     """Parameters of the demo workload.
 
     Attributes:
@@ -52,6 +40,8 @@ class Demo:
         tool_scale: factor on all tool durations.
         declared: whether calls declare ``max_tokens`` and tools ``estimate_s`` (their median).
     """
+
+    generator: ClassVar[str] = "demo"
 
     qps: float = 0.5
     programs_count: int = 20
@@ -83,38 +73,23 @@ class Demo:
         check_number("tool_scale", self.tool_scale, 0)
         self._process()
 
-    def header(self) -> Header:
-        """Return the header of the trace."""
-        labels = {"generator": "demo", "qps": self.qps, "seed": self.seed}
-        return Header(f"{APP}-{self.programs_count}-programs", labels=labels)
-
-    def programs(self) -> Iterator[Program]:
-        """Yield the programs in arrival order."""
-        yield from self._process().retime(self._program(number) for number in range(self.programs_count))
-
-    def _process(self) -> Arrivals:
-        return Arrivals(self.arrivals, self.qps, self.cv, self.seed)
-
     def _program(self, number: int) -> Program:
         name = f"demo-{number:04d}"
         return Program(name, APP, 0.0, tuple(_Draft(self, name, number).nodes()))
 
 
-class _Draft:
-    """One program while it is drawn; structure, lengths and durations have streams of their own."""
+class _Draft(Draft):
+    """The structure has a stream of its own."""
 
     def __init__(self, params: Demo, name: str, number: int) -> None:
+        super().__init__(APP, params.seed, name, number, params.system_tokens)
         self._params = params
-        self._name = name
-        self._shape = stream(params.seed, f"demo/shape/{number}")
-        self._lengths = stream(params.seed, f"demo/lengths/{number}")
-        self._durations = stream(params.seed, f"demo/durations/{number}")
-        self._nodes: list[Node] = []
+        self._shape = stream(params.seed, f"{APP}/shape/{number}")
 
     def nodes(self) -> list[Node]:
         """Draw and return the nodes."""
-        task = Piece(f"{APP}/task/{self._name}", _around(self._lengths, self._params.task_tokens))
-        plan = self._call("plan", "planner", (), (self._system("planner"), task))
+        task = self.task(self._params.task_tokens)
+        plan = self._call("plan", "planner", (), (self.system("planner"), task), twin=False)
         heads: tuple[str, ...] = (plan,)
         known: tuple[PromptPart, ...] = (PromptOf(plan), OutputOf(plan))
         for round_ in range(self._shape.randint(0, self._params.rounds)):
@@ -122,7 +97,7 @@ class _Draft:
             ends = [self._worker(f"r{round_}w{k}", heads, known) for k in range(width)]
             heads = tuple(end for end, _ in ends)
             known = (*known, *(part for _, parts in ends for part in parts))
-        self._call("summary", "planner", heads, (*known, Piece(f"{APP}/ask/summary", 16)))
+        self._call("summary", "planner", heads, (*known, self.piece("ask/summary", 16)), twin=False)
         return self._nodes
 
     def _worker(
@@ -130,44 +105,24 @@ class _Draft:
     ) -> tuple[str, tuple[PromptPart, ...]]:
         """Add a worker; return its last node and what it hands to those after it."""
         kind = self._shape.choice(WORKERS)
-        ask = Piece(f"{APP}/ask/{kind}", 24)
-        twin = f"{self._name}/{name}"
-        call = self._call(name, kind, after, (self._system(kind), *known, ask), output_id=twin)
+        call = self._call(name, kind, after, (self.system(kind), *known, self.piece(f"ask/{kind}", 24)))
         tool = self._tool(f"{name}.tool", kind, call)
         if self._shape.random() < 0.5:
             return tool, (OutputOf(call), ResultOf(tool))
-        more = (PromptOf(call), OutputOf(call), ResultOf(tool), Piece(f"{APP}/ask/report", 12))
-        report = self._call(f"{name}.report", kind, (tool,), more)
+        more = (PromptOf(call), OutputOf(call), ResultOf(tool), self.piece("ask/report", 12))
+        report = self._call(f"{name}.report", kind, (tool,), more, twin=False)
         return report, (OutputOf(report),)
 
-    def _system(self, kind: str) -> Piece:
-        return Piece(f"{APP}/system/{kind}", self._params.system_tokens)
-
     def _call(
-        self,
-        name: str,
-        kind: str,
-        after: tuple[str, ...],
-        prompt: tuple[PromptPart, ...],
-        output_id: str | None = None,
+        self, name: str, kind: str, after: tuple[str, ...], prompt: tuple[PromptPart, ...], *, twin: bool = True
     ) -> str:
-        tokens = _around(self._lengths, self._params.output_tokens)
+        tokens = self.around(self._params.output_tokens)
         # Applications declare a round number, seldom the truth.
         limit = -(-tokens // 64) * 64 if self._params.declared else None
-        agent = f"{kind}/{name}"
-        self._nodes.append(LLMNode(name, after, agent, kind, prompt, tokens, limit, output_id=output_id))
-        return name
+        return self.call(name, kind, after, prompt, tokens, limit, twin=twin)
 
     def _tool(self, name: str, kind: str, after: str) -> str:
         tool, median_s = TOOLS[kind]
         median_s *= self._params.tool_scale
-        duration_s = round(median_s * self._durations.lognormvariate(0.0, self._params.tool_sigma), 6)
-        estimate_s = median_s if self._params.declared else None
-        result = _around(self._lengths, 100)
-        self._nodes.append(ToolNode(name, (after,), tool, duration_s, estimate_s, result))
-        return name
-
-
-def _around(rng: random.Random, mean: int) -> int:
-    """Return an integer between half and one and a half times ``mean``, at least 1."""
-    return max(1, round(mean * rng.uniform(0.5, 1.5)))
+        duration_s = median_s * self._durations.lognormvariate(0.0, self._params.tool_sigma)
+        return self.tool(name, after, tool, duration_s, median_s if self._params.declared else None, 100)
