@@ -84,7 +84,7 @@ def collect(given: Sequence[Run]) -> Comparison:
     for index, (run, own, label) in enumerate(zip(runs, values, labels, strict=True)):
         series = ", ".join([label, *(in_label(key, texts[key][index]) for key in beside)])
         head = {"policy": label, "series": series} | {key: own.get(key) for key in keys}
-        sample = {"seed": run.summary.get("seed", 0), "repeat": run.config.get("live", {}).get("repeat", 0)}
+        sample = {"seed": run.summary.get("seed", 0), "repeat": run.repeat}
         rows.append(head | sample | {"run": index} | _metrics(run))
     series_names = tuple(dict.fromkeys(row["series"] for row in rows))
     policies = tuple(dict.fromkeys(labels))
@@ -103,7 +103,7 @@ def _without_copies(given: Sequence[Run]) -> tuple[list[Run], list[str]]:
     first: dict[str, Run] = {}
     copies: list[tuple[Run, Run]] = []
     for run in given:
-        own = facts(run) | {"seed": run.summary.get("seed"), "repeat": run.config.get("live", {}).get("repeat")}
+        own = facts(run) | {"seed": run.summary.get("seed"), "repeat": run.repeat}
         known = first.setdefault(repr(sorted((own | {"": run.summary.get("trace_sha256")}).items())), run)
         if known is not run:
             copies.append((run, known))

@@ -166,6 +166,11 @@ class Run:
 
     path: Path
 
+    @property
+    def repeat(self) -> int:
+        """Which of several runs with one seed: a live engine's turn, or a draw of step times."""
+        return int(self.config.get("live", {}).get("repeat", 0) or self.config.get("hardware", {}).get("draw", 0))
+
     @cached_property
     def summary(self) -> dict[str, Any]:
         """`summary.json`."""

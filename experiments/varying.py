@@ -11,7 +11,7 @@ from tokencake.experiments.keys import EXPERIMENT, HARDWARE, TRACE, flatten
 from tokencake.experiments.results import Run
 
 # Says where a run went, or which repeat it is.
-_OF_THE_RUN = ("seed", "live.repeat", "out", "overwrite", "log", "timeline")
+_OF_THE_RUN = ("seed", "live.repeat", "hardware.draw", "out", "overwrite", "log", "timeline")
 _CHOICES = {"hardware.profile": HARDWARE, "trace.source": TRACE, "trace.path": TRACE}
 
 Facts = Mapping[str, Any]

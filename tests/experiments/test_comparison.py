@@ -144,8 +144,9 @@ def test_a_copy_with_other_results_is_pointed_out(fake_run, tmp_path):
     assert "results differ" in collect([runs[0], Run(tmp_path / "b")]).notes[0]
 
 
-def test_repeats_of_a_measurement_are_samples(fake_run):
-    runs = [Run(fake_run(f"m{i}", host="live", live={"repeat": i})) for i in range(3)]
+@pytest.mark.parametrize("which", [lambda i: {"live": {"repeat": i}}, lambda i: {"hardware": {"draw": i}}])
+def test_repeats_of_a_measurement_and_draws_of_step_times_are_samples(fake_run, which):
+    runs = [Run(fake_run(f"m{i}", **which(i))) for i in range(3)]
     comparison = collect(runs)
     assert comparison.keys == () and not comparison.notes
     assert aggregate(comparison)["seeds"].tolist() == [3]
