@@ -8,7 +8,6 @@ repository (``offload_policy.py``, ``offloading.py``, ``lifecycle.py``).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ from tokencake.policies.tokencake_metadata import Metadata
 from tokencake.policies.tokencake_prediction import Prediction, kind_of
 from tokencake.policies.tokencake_utility import (
     Candidate,
+    Churn,
     PreservationRule,
     Pressure,
     TransferCost,
@@ -27,9 +27,6 @@ from tokencake.policies.tokencake_utility import (
 
 ATTACH_S = 60.0
 """A tool must start this soon after its call ended."""
-RECENT_STEPS = 4
-"""Steps in which a copy counts as recent."""
-MOST_RECENT = 96
 
 
 @dataclass(slots=True)
@@ -73,7 +70,7 @@ class Preservation:
         self._lives: dict[str, Lifecycle] = {}
         self._of_tool: dict[tuple[str, str], Lifecycle] = {}
         self.prediction = Prediction(alpha=0.5, ewma=rule.ewma_alpha, default_s=rule.default_stall_s)
-        self._stores: deque[int] = deque(maxlen=MOST_RECENT)
+        self._churned = Churn()
         self._scores: dict[str, float] = {}
         self._demands: dict[str, int] = {}
 
@@ -178,7 +175,7 @@ class Preservation:
             transfer_s=cost.both(new, blocks),
             importance=self._importance(view, life),
             near=life.meta.near,
-            churn=self._churn(view.step),
+            churn=self._churned.at(view.step),
             fits_cpu=new <= pressure.cpu_free,
         )
         if rejection(candidate, pressure, self.rule):
@@ -187,7 +184,7 @@ class Preservation:
         if view.now >= life.expected_s - lead:
             return 0  # references would be dropped at once
         if new:
-            self._stores.append(view.step)
+            self._churned.copied(view.step)
         return blocks
 
     def _importance(self, view: View, life: Lifecycle) -> float:
@@ -198,10 +195,6 @@ class Preservation:
                 self._scores[name] = self._scheduling.type_score(view, name)
             importance = max(importance, min(10.0, self._scores[name] / 2))
         return min(10.0, importance)
-
-    def _churn(self, step: int) -> float:
-        recent = sum(step - stored <= RECENT_STEPS for stored in self._stores)
-        return min(4.0, max(0, recent - 64) / 8)
 
     def _costs(self, view: View) -> TransferCost:
         if self._cost is None:

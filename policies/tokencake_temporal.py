@@ -1,16 +1,14 @@
 """TokenCake's Temporal Scheduler: KV of calls whose tool runs, on its way out of GPU memory and back.
 
-A stalled call's chain goes through the phases below (paper, section 4 of v2, and the state machine of the
-authors' first implementation). The gate is asked once, when the tool starts; the copy back starts by the
+A stalled call's chain goes through the phases of :mod:`~tokencake.policies.tokencake_stalled`. The gate
+(:mod:`~tokencake.policies.tokencake_gate`) is asked once, when the tool starts; the copy back starts by the
 predicted end of the tool, after its GPU blocks were reserved bit by bit.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import dataclass
 
 from tokencake.policies.api import (
     Action,
@@ -28,29 +26,14 @@ from tokencake.policies.api import (
     View,
 )
 from tokencake.policies.returns import Returns
+from tokencake.policies.tokencake_gate import Gate
 from tokencake.policies.tokencake_metadata import Metadata
 from tokencake.policies.tokencake_prediction import Prediction, kind_of
-from tokencake.policies.tokencake_utility import Candidate, PreservationRule, Pressure, rejection
+from tokencake.policies.tokencake_stalled import Phase, Stalled, continues
+from tokencake.policies.tokencake_utility import PreservationRule, Pressure
 
-RECENT_STEPS, CHURN_BUDGET = 4, 64
 ROUNDING_S = 1e-9
 """A timer rings at a whole picosecond, which may be a little before the time that was asked for."""
-
-
-class Phase(Enum):
-    """Where a stalled chain is."""
-
-    STALLED = auto()
-    """On the GPU; the gate was not asked yet, or said to stay."""
-    ALLOCATING = auto()
-    """The gate said to go; the CPU's allocator makes room."""
-    OFFLOADING = auto()
-    OFFLOADED = auto()
-    RESERVING = auto()
-    """GPU blocks are set aside, a part in each step."""
-    UPLOADING = auto()
-    RESIDENT = auto()
-    """Back before its tool's end, or brought back by the call itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,33 +48,6 @@ class TemporalRule:
     fraction: float
     allocation_s_per_block: float
     utility: PreservationRule
-
-
-@dataclass(slots=True)
-class Stalled:
-    """A chain whose tools run.
-
-    Attributes:
-        started: Tools under way and when each is expected to end.
-        asked: The gate was asked.
-        held: GPU blocks set aside.
-        ready_s: When the CPU's allocator is done.
-        alarm_s: When reserving for its way back begins; negative before that is known.
-    """
-
-    chain: ChainView
-    meta: Metadata
-    phase: Phase = Phase.STALLED
-    started: dict[str, float] = field(default_factory=dict)
-    asked: bool = False
-    held: int = 0
-    ready_s: float = 0.0
-    alarm_s: float = -1.0
-
-    @property
-    def expected_s(self) -> float:
-        """When its last tool is expected to end."""
-        return max(self.started.values(), default=0.0)
 
 
 class Temporal:
@@ -109,7 +65,8 @@ class Temporal:
         self._returns = Returns()
         self._stalled: dict[str, Stalled] = {}
         self._of_tool: dict[tuple[str, str], Stalled] = {}
-        self._stores: deque[int] = deque(maxlen=96)
+        self._analysed: dict[str, None] = {}
+        self._gate = Gate(rule.utility, keep=rule.keep)
 
     # -- what happens -----------------------------------------------------------------------------
 
@@ -126,10 +83,19 @@ class Temporal:
             self._let_go(event.call)
         elif kind is EventKind.ACTION_REFUSED and event.action is not None:
             self._refused(event)
+        elif kind is EventKind.PROGRAM_FINISHED:
+            self._analysed.pop(event.program, None)
         self._returns.observe(event)
         if kind is EventKind.CALL_ADMITTED or kind is EventKind.PROGRAM_FINISHED:
             for name in [name for name in self._stalled if name not in self._returns]:
                 self._let_go(name)
+
+    def queued(self, call: CallView) -> None:
+        """Static analysis at a program's first call: its declared estimates start what is known of each tool."""
+        program = call.program
+        if program.id not in self._analysed:
+            self._analysed[program.id] = None
+            self.prediction.declare(program)
 
     def stall(self, chain: ChainView, meta: Metadata) -> Sequence[Action]:
         """A call ended: inference, function call, inference makes it a stalled request that holds its KV."""
@@ -189,7 +155,7 @@ class Temporal:
                 continue
             if not stalled.asked:
                 stalled.asked = True
-                pressure = pressure or self.pressure(view)
+                pressure = pressure or self._gate.pressure(view, self.debt())
                 actions += self._ask(view, stalled, pressure)
             elif stalled.phase is Phase.ALLOCATING and view.now >= stalled.ready_s - ROUNDING_S:
                 actions.append(self._offload(stalled, view))
@@ -254,28 +220,15 @@ class Temporal:
     # -- out ---------------------------------------------------------------------------------------------
 
     def _ask(self, view: View, stalled: Stalled, pressure: Pressure) -> list[Action]:
-        """The gate (Algorithm 1): go if the tool outlasts both copies and the freed memory is worth it."""
-        chain = stalled.chain
-        blocks, present = chain.gpu_blocks, chain.cpu_blocks
+        """Send a chain out if the gate says so, as soon as the CPU's allocator has made room."""
+        blocks, present = stalled.chain.gpu_blocks, stalled.chain.cpu_blocks
         if not blocks or not view.cpu.capacity:
             return []
         new = max(0, blocks - present)
-        remaining = stalled.expected_s - view.now
         waits = self.rule.allocation_s_per_block * new
-        transfer = waits + view.cost.transfer_time(new, "d2h") + view.cost.transfer_time(blocks, "h2d")
         if self.rule.gate:
-            candidate = Candidate(
-                blocks=blocks,
-                new_blocks=new,
-                remaining_s=remaining,
-                transfer_s=transfer,
-                importance=min(10.0, stalled.meta.importance),
-                near=stalled.meta.near,
-                churn=self._churn(view.step),
-                fits_cpu=new <= pressure.cpu_free,
-            )
-            fit = self._fit(view, chain.own_blocks if self.rule.keep else blocks, remaining - transfer)
-            if rejection(candidate, pressure.fitting(fit), self.rule.utility):
+            transfer = waits + view.cost.transfer_time(new, "d2h") + view.cost.transfer_time(blocks, "h2d")
+            if not self._gate.opens(view, stalled, transfer, pressure, self.debt()):
                 return []
         if waits:
             stalled.phase, stalled.ready_s = Phase.ALLOCATING, view.now + waits
@@ -286,62 +239,8 @@ class Temporal:
         whole = stalled.chain.cpu_blocks >= stalled.chain.gpu_blocks  # nothing to copy: it is out at once
         stalled.phase = Phase.OFFLOADED if whole else Phase.OFFLOADING
         self.offloads += 1
-        self._stores.append(view.step)
+        self._gate.passed(view.step)
         return Offload(call=stalled.chain.call.id, hold=self.rule.keep)
-
-    def _churn(self, step: int) -> float:
-        recent = sum(step - stored <= RECENT_STEPS for stored in self._stores)
-        return min(4.0, max(0, recent - CHURN_BUDGET) / 8)
-
-    def pressure(self, view: View) -> Pressure:
-        """Memory, and who waits for it; the fit is a chain's own."""
-        size, free = view.block_size, view.gpu.free
-        demand = sum(-(-(call.prompt_tokens + call.output_tokens) // size) for call in view.waiting)
-        shared = max(0, free - self.debt())
-        return Pressure(
-            usage=1 - free / view.gpu.capacity,
-            free=free,
-            waiting=len(view.waiting),
-            waiting_demand=demand,
-            critical_demand=0,
-            shared_available=shared,
-            fit_demand=0,
-            cpu_free=view.cpu.free,
-        )
-
-    def _fit(self, view: View, freed: int, window_s: float) -> int:
-        """Blocks of the freed memory that waiting calls would use within the window.
-
-        Calls that fit in what is free anyway gain nothing; one whose prompt takes longer than the window
-        does not count.
-        """
-        free = view.gpu.free - self.debt()
-        room, used = free + freed, 0
-        for call in self._candidates(view, freed):
-            need = view.need(call)
-            if need is None:
-                continue
-            blocks = need.full + need.free_hits
-            hit = (need.gpu_hit + need.cpu_hit) * view.block_size
-            if used + blocks > room or view.cost.prefill_time(max(1, call.prompt_tokens - hit), hit) > window_s:
-                continue
-            used += blocks
-            if used >= room:
-                break
-        return max(0, min(used - max(0, free), self.rule.utility.window_blocks))
-
-    def _candidates(self, view: View, freed: int) -> Sequence[CallView]:
-        selection = self.rule.utility.selection
-        if selection == "first_fit":
-            return view.waiting
-        if selection == "priority_first":
-            return sorted(view.waiting, key=lambda call: (-call.importance, call.arrival_s, call.id))
-
-        def distance(call: CallView) -> tuple[int, str]:
-            need = view.need(call)
-            return (abs(freed - need.full - need.free_hits) if need else 1 << 40), call.id
-
-        return sorted(view.waiting, key=distance)
 
     # -- back -----------------------------------------------------------------------------------------------
 
@@ -385,15 +284,3 @@ class Temporal:
             return [hold, Prefetch(call=chain.call.id)]
         stalled.phase = Phase.UPLOADING
         return [Prefetch(call=chain.call.id)]
-
-
-def continues(chain: ChainView) -> bool:
-    """Whether a call follows that waits for nothing but this call's tools: not the end, and not a join."""
-    program, node = chain.call.program, chain.call.node
-    tools = {tool.node: None for tool in chain.next_tools}
-    for tool in tools:
-        for follower in program.successors(tool):
-            alone = all(before in tools or before == node for before in program.predecessors(follower))
-            if alone and program.tool(follower) is None:
-                return True
-    return False

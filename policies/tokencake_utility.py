@@ -6,7 +6,11 @@ coordinator: stall margin, pressure, fit, importance, completion, upload safety,
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
+
+RECENT_STEPS, MOST_RECENT, CHURN_BUDGET = 4, 96, 64
+"""A copy counts as recent for so many steps; so many are remembered; so many are free of charge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,25 @@ class Candidate:
     def margin_s(self) -> float:
         """Time that is left after both copies."""
         return self.remaining_s - self.transfer_s
+
+
+class Churn:
+    """What recent copies cost the next one: an eighth of a point for each beyond the budget, at most four.
+
+    The 1.5 points of a chain that was itself copied lately never apply: nobody copies a chain twice.
+    """
+
+    def __init__(self) -> None:
+        self._copied: deque[int] = deque(maxlen=MOST_RECENT)
+
+    def copied(self, step: int) -> None:
+        """A copy starts in a step."""
+        self._copied.append(step)
+
+    def at(self, step: int) -> float:
+        """The term of the utility in a step."""
+        recent = sum(step - copied <= RECENT_STEPS for copied in self._copied)
+        return min(4.0, max(0, recent - CHURN_BUDGET) / 8)
 
 
 def utility(c: Candidate, p: Pressure) -> float:

@@ -1,5 +1,7 @@
 """tokencake (paper): each mechanism on a trace where it must win, and on one where it must not."""
 
+from dataclasses import replace
+
 import pytest
 
 from tokencake.policies import registry
@@ -153,6 +155,18 @@ def test_prediction():
     prediction.learn(kind, 4.0)  # history 3
     assert prediction.expect(kind, None) == 3.0
     assert prediction.expect(kind, 8.0) == pytest.approx(0.25 * 8 + 0.75 * 3)
+
+
+def test_the_graph_says_how_long_an_undeclared_tool_takes(stalled, decided, program):
+    """Nothing is known of the first tool: it counts as short, and stays, unless it is declared further on."""
+    policy = {"spatial": False, "default_tool_s": 0.001, **EAGER}
+    first, *others = stalled()
+    nodes = [replace(n, estimate_s=None) if isinstance(n, ToolNode) else n for n in first.nodes]
+    _, acts = decided([program("p", *nodes), *others], Tokencake(**policy))
+    assert "Offload" not in kinds(acts)
+    again = ToolNode("again", ("second",), "web", 0.06, 0.06)
+    _, acts = decided([program("p", *nodes, again), *others], Tokencake(**policy))
+    assert "Offload" in kinds(acts)
 
 
 # -- Spatial Scheduler ------------------------------------------------------------------------------
