@@ -52,8 +52,9 @@ class Mori(Policy):
         exceeds the tier, and the input of its calls under way, or what it will come back to; what running
         calls share counts once, as in ThunderAgent. A program
         that is new, or comes back from the CPU, does not wait for the next look if there is room.
-        Nothing is copied before a demotion, so a program in the line loses what the GPU overwrites. If no
-        program is on the GPU, the first to be promoted is, whatever its size.
+        Among those that return from the line idleness counts before size. Nothing is copied before a demotion,
+        so a program in the line loses what the GPU overwrites. If no program is on the GPU, the first to be
+        promoted is, whatever its size.
 
     Not expressed:
         Placement on several replicas. In the CPU tier a head that chains share has the type of the program that

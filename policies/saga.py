@@ -40,8 +40,8 @@ class Saga(Policy):
 
     first, with ``P_reuse = sum of P(v -> u) * cached / (cached + E[obs])`` over the successors ``u`` of a call
     ``v`` in the step graph; ``E[obs]`` is what a call of that agent type adds to what it continues. **Time to live**
-    of a stalled call's KV: 95th percentile of a log-normal fit of its tool, at most 300 s, times
-    ``1 - 0.5 * clip((usage - 0.7) / 0.2, 0, 1)``. **Prefetch**: when a tool ends, what its call lacks on
+    of a stalled call's KV: 95th percentile of a log-normal fit of its tool, times
+    ``1 - 0.5 * clip((usage - 0.7) / 0.2, 0, 1)``, at most 300 s. **Prefetch**: when a tool ends, what its call lacks on
     the GPU is fetched from the CPU tier and pinned. **Order**: largest urgency ``(W - S) / (deadline - t)``
     first, with ``W`` the service that a program of its application takes on average and ``S`` what it has had.
 
@@ -50,7 +50,8 @@ class Saga(Policy):
         this as SAGA's rules as they are described, not as its code. Graphs are declared here, so each of
         a call's n successors has ``P = 1 / n``, and nothing is inferred. Everything computed is copied to
         the CPU tier, if there is one. A program's deadline is its label ``deadline_s`` after its arrival, else a
-        parameter; past it, a program is as urgent as one second before. A time to live does not end while the
+        parameter; past it, a program is as urgent as one second before. KV that nothing continues was last used
+        when its call arrived, that of a preempted call will be used for certain. A time to live does not end while the
         tool's call waits. Of several tools the longest counts;
         one that has never ended takes its declared estimate, else ``prior_s``.
 
@@ -83,6 +84,7 @@ class Saga(Policy):
         self._work: dict[str, tuple[int, float]] = {}
         self._apps: dict[str, str] = {}
         self._keys: dict[str, float] = {}
+        self._resuming: dict[str, float] = {}
         self._largest = 1
 
     # -- learning -----------------------------------------------------------------------------------
@@ -93,7 +95,11 @@ class Saga(Policy):
         self._stalls.observe(event)
         self._pins.observe(event)
         self._arrivals.observe(event)
-        if event.kind is EventKind.PROGRAM_FINISHED:
+        if event.kind is EventKind.CALL_PREEMPTED:
+            self._resuming[event.call] = event.at
+        elif event.kind is EventKind.CALL_ADMITTED:
+            self._resuming.pop(event.call, None)
+        elif event.kind is EventKind.PROGRAM_FINISHED:
             count, total = self._work.get(app := self._apps.pop(event.program, ""), (0, 0.0))
             self._work[app] = (count + 1, total + self._service.program(event.program).served)
             for call in [call for call in self._keys if call not in self._stalls]:
@@ -148,16 +154,22 @@ class Saga(Policy):
         call = subject.call
         if trigger is Trigger.QUEUED:
             self._learn_added(call)
-        elif trigger is Trigger.STALL and subject.next_calls:
+        elif trigger is Trigger.STALL:
+            self._largest = max(self._largest, subject.blocks * view.block_size)
+            return self._stall(view, subject)
+        elif trigger is Trigger.RETURN and call.id in self._pins:
+            return (Keep(),) if tools_ended(subject) else ()
+        elif trigger is Trigger.RETURN and view.cpu.capacity and subject.cpu_blocks > subject.gpu_blocks:
+            return (Prefetch(),)
+        return ()
+
+    def _stall(self, view: View, subject: ChainView) -> Sequence[Action]:
+        if subject.next_calls:
             self._stalls.add(subject)
             self._rank(view, subject)
             if subject.next_tools:
                 self._pins.add(subject)
                 return (Keep(view.now + self._time_to_live(view, subject) + SLACK_S),)
-        elif trigger is Trigger.RETURN and call.id in self._pins:
-            return (Keep(),) if tools_ended(subject) else ()
-        elif trigger is Trigger.RETURN and view.cpu.capacity and subject.cpu_blocks > subject.gpu_blocks:
-            return (Prefetch(),)
         return ()
 
     def _time_to_live(self, view: View, chain: ChainView) -> float:
@@ -169,32 +181,52 @@ class Saga(Policy):
             if expected is None:
                 expected = tool.estimate_s if tool.estimate_s is not None else self.prior_s
             longest = max(longest, expected)
-        usage = 1 - view.gpu.free / view.gpu.capacity
-        pressure = min(1.0, max(0.0, (usage - 0.7) / 0.2))
-        return min(LONGEST_S, longest) * (1 - 0.5 * pressure)
+        return time_to_live(longest, 1 - view.gpu.free / view.gpu.capacity)
 
     def _rank(self, view: View, chain: ChainView) -> None:
         """Note a chain's key; its recency relative to others does not change with time."""
         cached = chain.blocks * view.block_size
-        self._largest = max(self._largest, cached)
         successors = chain.next_calls
         reuse = 0.0
         for node in successors:
             count, total = self._added.get(chain.call.program.agent_type(node), (0, 0))
             added = total / count if count else 0.0
             reuse += cached / max(1.0, cached + added) / len(successors)
-        size = cached / self._largest
-        self._keys[chain.call.id] = _RECENCY * view.now / LONGEST_S - _REUSE * (1 - reuse) - _SIZE * size
+        self._keys[chain.call.id] = self._score(view.now, reuse, cached)
+
+    def _score(self, used_s: float, reuse: float, tokens: int) -> float:
+        """What is left of the eviction score, with its sign changed, when the time is taken out of recency."""
+        size = min(1.0, tokens / self._largest)
+        return _RECENCY * used_s / LONGEST_S - _REUSE * (1 - reuse) - _SIZE * size
 
     def evict_order(self, view: View, tier: str) -> Callable[[CallView], object] | None:
         """On the GPU: the largest score first; what nothing continues is never used again."""
         return self._key if tier == "gpu" else None
 
     def _key(self, call: CallView) -> float:
-        if call.id in self._stalls:
-            return self._keys.get(call.id, -_REUSE)
-        return _RECENCY * call.arrival_s / LONGEST_S - _REUSE
+        if call.id in self._stalls and call.id in self._keys:
+            return self._keys[call.id]
+        tokens = call.prompt_tokens + call.output_tokens
+        if call.id in self._resuming:  # preempted: it needs them for certain
+            return self._score(self._resuming[call.id], 1.0, tokens)
+        return self._score(call.arrival_s, 0.0, tokens)
 
     def store(self, view: View, chain: ChainView, cause: str) -> int:
         """Everything."""
         return chain.blocks
+
+
+def time_to_live(usual_s: float, usage: float) -> float:
+    """Seconds for which KV is kept: less under pressure, and never more than 300.
+
+    Args:
+        usual_s: 95th percentile of the tool's duration.
+        usage: Part of GPU memory in use.
+
+    >>> [time_to_live(500.0, usage) for usage in (0.5, 0.8, 1.0)]
+    [300.0, 300.0, 250.0]
+    >>> round(time_to_live(100.0, 0.8), 6)
+    75.0
+    """
+    pressure = min(1.0, max(0.0, (usage - 0.7) / 0.2))
+    return min(LONGEST_S, usual_s * (1 - 0.5 * pressure))

@@ -65,6 +65,19 @@ def test_pressure_shortens_the_time_to_live(play, program, turn, call, row):
     assert tight.summary["events"]["pin_expired"] == 1
 
 
+@pytest.mark.parametrize(("policy", "found"), [(Saga, 16), (Vllm, 0)])
+def test_of_two_chains_without_a_future_the_larger_goes_first(play, program, call, row, policy, found):
+    """The small one is older, but a quarter of the large one's size; a third call takes memory from one of them."""
+    programs = [
+        program("small", call("small", 17, content="s")),
+        program("large", call("large", 65, content="l"), at_s=0.1),
+        program("flood", call("flood", 37), at_s=0.2),
+        program("again", call("again", 17, content="s"), at_s=0.3),
+    ]
+    result = play(programs, policy(), gpu_blocks=24, cpu_blocks=0)
+    assert row(result.calls, "again")["gpu_hit_tokens"] == found
+
+
 @pytest.mark.parametrize(("policy", "again"), [(Saga, 16), (VllmOffload, 0)])
 def test_what_will_be_used_again_outlives_what_will_not(play, program, call, row, policy, again):
     """'kept' stalls first and returns; 'done' ends later and never does. LRU gives up the older one."""
