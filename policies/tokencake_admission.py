@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from tokencake.policies.api import CallView, Event, EventKind, Need, Verdict, View, stock_admit
 from tokencake.policies.tokencake_calls import Calls, Tracked
 from tokencake.policies.tokencake_ledger import Ledger, Payment
-from tokencake.policies.tokencake_types import PartitionRule, TypeHistories, TypeRank
+from tokencake.policies.tokencake_reservations import Reservations
+from tokencake.policies.tokencake_types import PartitionRule, TypeHistories
 
 TOOL_EVENTS = (EventKind.TOOL_STARTED, EventKind.TOOL_FINISHED)
 """Events that take and free no memory by themselves; placement may answer with actions that do."""
@@ -37,7 +38,8 @@ class Scheduling:
 
     Attributes:
         types: Histories of agent types.
-        ledger: Reservations and charges.
+        ledger: Charges under the present partition.
+        reservations: Makes the partition.
         calls: Live calls.
         denied: Admission attempts that failed, by reason; a jump of the host counts every step in it.
     """
@@ -48,8 +50,7 @@ class Scheduling:
         self.ledger = Ledger()
         self.calls = Calls(commit=rule.commit, reserve_generation=rule.reserve_generation, inherit=rule.inherit)
         self.denied = {"capacity": 0, "reservation": 0}
-        self.ratio = rule.partition.ratio_min
-        self._next_partition = -1
+        self.reservations = Reservations(rule.partition, rule.partition_period, self.types, self.calls, self.ledger)
         self._completions = 0
         self._changed = True
         self._touched = False
@@ -129,7 +130,8 @@ class Scheduling:
             return ()
         self._settle(view)
         tracked = [self.calls.track(call) for call in waiting]
-        self.calls.score(view, [*tracked, *self.calls.admitted.values()])
+        grouped = [t for t in self.calls.admitted.values() if t.group is not None]
+        self.calls.score(view, [*tracked, *grouped])
         best: dict[str, int] = {}
         for t in tracked:
             best[t.type] = max(best.get(t.type, t.effective), t.effective)
@@ -143,11 +145,11 @@ class Scheduling:
 
     def next_scan(self, view: View) -> int:
         """Next step in which an answer may change without an event: if only from all calls, denied, to none."""
-        return self._next_partition if self._stuck(view) and not self._offers else view.step + 1
+        return self.reservations.next_step if self._stuck(view) and not self._offers else view.step + 1
 
     def _stuck(self, view: View) -> bool:
         """Whether a scan would deny every waiting call."""
-        if view.step >= self._next_partition or not self._repeats_itself(view):
+        if view.step >= self.reservations.next_step or not self._repeats_itself(view):
             return False
         return not any(self._has_room(view, call) for call in self._new(view))
 
@@ -197,7 +199,7 @@ class Scheduling:
         self._arrived = {}
         self._refused = {}
         self._borrowing = {}
-        self.update(view)
+        self.reservations.update(view)
         self._charge(view)
         self._uncommitted = self.calls.uncommitted(view)
 
@@ -239,10 +241,11 @@ class Scheduling:
 
     def _affinity(self, view: View, t: Tracked) -> tuple[float, int]:
         need = view.need(t.call)
-        if need is None:
+        shared = 0 if need is None else need.gpu_hit - need.free_hits
+        if need is None or not shared:
             return 0.0, 0
-        shared, demand = need.gpu_hit - need.free_hits, self.calls.demand(view, t, need)
-        return (shared / (shared + demand), shared) if shared and shared >= demand else (0.0, 0)
+        demand = self.calls.demand(view, t, need)
+        return (shared / (shared + demand), shared) if shared >= demand else (0.0, 0)
 
     # -- admission ------------------------------------------------------------------------------------
 
@@ -298,43 +301,11 @@ class Scheduling:
         margin = self.rule.borrow_margin
         return best is None or (margin > 0 and t.effective - best >= margin)
 
-    # -- partition --------------------------------------------------------------------------------------
-
-    def update(self, view: View) -> None:
-        """Divide memory anew, at the first scan and then at the first one after every period of steps."""
-        if view.step < self._next_partition:
-            return
-        self._next_partition = view.step + self.rule.partition_period
-        rule, total = self.rule.partition, view.gpu.capacity
-        self.ratio = rule.ratio(self.ratio, 1 - view.gpu.free / total)
-        self.ledger.plan = rule.divide(total, self.ratio, self._ranks(view))
-
-    def _ranks(self, view: View) -> list[TypeRank]:
-        """All agent types that were heard of, with their waiting calls' waits and their live calls' importance."""
-        waits: dict[str, list[float]] = {name: [] for name in self.types.names()}
-        importance: dict[str, float] = {}
-        used: dict[str, int] = {}
-        for call in view.waiting:
-            t = self.calls.track(call)
-            waits.setdefault(t.type, []).append(max(0.0, view.now - t.arrival_s))
-            importance[t.type] = max(importance.get(t.type, 0.0), t.meta.importance)
-        for t in self.calls.admitted.values():
-            importance[t.type] = max(importance.get(t.type, 0.0), t.meta.importance)
-            used[t.type] = used.get(t.type, 0) + t.call.gpu_blocks
-        ranks = []
-        for name, waiting in waits.items():
-            history = self.types.of(name)
-            most = max(importance.get(name, 0.0), history.importance)
-            ranks.append(TypeRank(name, history.score(waiting, most), most, used.get(name, 0)))
-        return ranks
-
     def type_score(self, view: View, name: str) -> float:
         """Present score of one agent type."""
         self._skip_to(view.step)
         self._count_repeats()
-        calls = [self.calls.track(call) for call in view.waiting if call.agent_type == name]
-        live = [t.meta.importance for t in (*calls, *self.calls.admitted.values()) if t.type == name]
-        return self.types.of(name).score([max(0.0, view.now - t.arrival_s) for t in calls], max(live, default=0.0))
+        return self.reservations.type_score(view, name)
 
 
 def _rank(t: Tracked) -> tuple[int, int, float, str]:

@@ -251,11 +251,12 @@ class Preservation:
             need = view.need(call)
             if need is None:
                 continue
-            blocks = need.full + need.free_hits
-            demand = blocks
+            blocks = demand = need.full + need.free_hits
+            if blocks > free:
+                continue
             if self._scheduled:
                 demand = self._scheduling.calls.demand(view, self._scheduling.calls.track(call), need)
-            if blocks > free or demand > uncommitted:
+            if demand > uncommitted:
                 continue
             fit += blocks
             free -= blocks
