@@ -61,6 +61,13 @@ def test_order_and_gains_by_mean_latency(many, qps):
     check_order_and_gains(many, qps, 1)
 
 
+def test_launches_differ_where_step_times_scatter():
+    """A seed is a launch: the same one again is the same, and another one than without scatter."""
+    launch, again = (simulated(1.0, "agent", 0, scatter=0.02) for _ in range(2))
+    assert launch == again
+    assert launch[1] != simulated(1.0, "agent", 0)[1]
+
+
 def test_the_frozen_profile_gains_nothing():
     """The authors measured 1,363 s for vLLM and 1,379 s for the port: no gain, and neither is there one here."""
     base, port = (simulated(1.0, mode, 0, "frozen")[0] for mode in ("base", "agent_offload"))
