@@ -5,10 +5,10 @@ the default is the default, and the ``Args:`` section of the class docstring say
 
 >>> create("vllm-offload", {"prompt_only": False}).prompt_only
 False
->>> create("vlm")
+>>> create("vlm")  # doctest: +ELLIPSIS
 Traceback (most recent call last):
     ...
-tokencake.policies.params.PolicyError: unknown policy 'vlm'; did you mean 'vllm'?
+tokencake.policies.params.PolicyError: unknown policy 'vlm'; did you mean 'vllm'? (all ...: tokencake policies)
 """
 
 from __future__ import annotations
