@@ -34,7 +34,7 @@ def by_policy(comparison: Comparison) -> Figure | None:
 
     Left, mean and 95th percentile of program latency over those of the first policy: means over seeds of the
     difference, seed by seed, with its 95 % interval (none with one seed). Right, what a call waited and took.
-    Policies that know the future have hollow markers.
+    Policies that know the future have hollow markers. The means choose the axis: an interval may go beyond it.
     """
     if len(comparison.series) < 2:
         return None
@@ -86,14 +86,15 @@ def _dots(axis: Axes, intervals: list[Interval], hollow: list[bool]) -> None:
         if interval.low < interval.high:
             axis.plot([max(interval.low, 1e-3), interval.high], [y, y], color=colour(0), linewidth=1.2)
         axis.plot(interval.mean, y, "o", color=colour(0), markerfacecolor="white" if bound else colour(0))
-    reach = [i.mean for i in intervals]
-    if max(reach) > _WIDE_RANGE or min(reach) < 1 / _WIDE_RANGE:
+    low, high = min(i.mean for i in intervals), max(i.mean for i in intervals)
+    if high > _WIDE_RANGE or low < 1 / _WIDE_RANGE:
         axis.set_xscale("log")
+        axis.set_xlim(low / 1.2, high * 1.2)
         axis.xaxis.set_major_formatter(FuncFormatter(_plain))
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:
-        low, high = axis.get_xlim()
-        axis.set_xlim(min(low, 1 - _LEAST_REACH), max(high, 1 + _LEAST_REACH))
+        margin = 0.1 * (high - low)
+        axis.set_xlim(min(low, 1 - _LEAST_REACH) - margin, max(high, 1 + _LEAST_REACH) + margin)
         axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
