@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from tokencake.experiments.comparison import Comparison
 from tokencake.experiments.metrics import Interval, mean_interval, paired_difference
@@ -22,7 +20,7 @@ _PARTS = (
     ("prefill_mean_s", "prefill and loads", "#E69F00"),
     ("decode_mean_s", "decode", "#b9cfe0"),
 )
-_WIDE_RANGE = 2.5  # ratios that reach this far from 1 are drawn on a logarithmic axis
+_FAR = 2.5  # a policy this many times as slow as the first is written at the edge: it would squeeze all others
 _LEAST_REACH = (
     0.05  # the axis goes at least this far to both sides of 1, so that nothing looks like something only by zoom
 )
@@ -34,7 +32,8 @@ def by_policy(comparison: Comparison) -> Figure | None:
 
     Left, mean and 95th percentile of program latency over those of the first policy: means over seeds of the
     difference, seed by seed, with its 95 % interval (none with one seed). Right, what a call waited and took.
-    Policies that know the future have hollow markers. The means choose the axis: an interval may go beyond it.
+    Policies that know the future have hollow markers. The means choose the axis: an interval may go beyond it, and
+    a policy that is many times slower is a number at its edge.
     """
     if len(comparison.series) < 2:
         return None
@@ -58,7 +57,7 @@ def by_policy(comparison: Comparison) -> Figure | None:
         axis.set_xlabel(f"relative to {base}")
     axes[0].set_yticks(range(len(order)), order)
     axes[0].set_ylim(-0.7, len(order) - 0.3)
-    _seconds(axes[2], [groups[series] for series in order])
+    _seconds(axes[2], [groups[series] for series in order], [first[series].mean > _FAR for series in order])
     handles, labels = axes[2].get_legend_handles_labels()
     if any(bounds):
         handles.insert(0, Line2D([], [], marker="o", linestyle="", color=colour(0), markerfacecolor="white"))
@@ -82,31 +81,37 @@ def _ratio(group: pd.DataFrame, base: pd.DataFrame, metric: str) -> Interval:
 
 def _dots(axis: Axes, intervals: list[Interval], hollow: list[bool]) -> None:
     axis.axvline(1.0, color="black", linewidth=0.8)
+    shown = [interval.mean for interval in intervals if interval.mean <= _FAR]
+    low, high = min(shown), max(shown)
+    margin = 0.1 * (high - low)
+    axis.set_xlim(min(low, 1 - _LEAST_REACH) - margin, max(high, 1 + _LEAST_REACH) + margin)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
     for y, (interval, bound) in enumerate(zip(intervals, hollow, strict=True)):
+        if interval.mean > _FAR:
+            _at_the_edge(axis, y, interval.mean)
+            continue
         if interval.low < interval.high:
-            axis.plot([max(interval.low, 1e-3), interval.high], [y, y], color=colour(0), linewidth=1.2)
+            axis.plot([interval.low, interval.high], [y, y], color=colour(0), linewidth=1.2)
         axis.plot(interval.mean, y, "o", color=colour(0), markerfacecolor="white" if bound else colour(0))
-    low, high = min(i.mean for i in intervals), max(i.mean for i in intervals)
-    if high > _WIDE_RANGE or low < 1 / _WIDE_RANGE:
-        axis.set_xscale("log")
-        axis.set_xlim(low / 1.2, high * 1.2)
-        axis.xaxis.set_major_formatter(FuncFormatter(_plain))
-        axis.xaxis.set_minor_formatter(NullFormatter())
-    else:
-        margin = 0.1 * (high - low)
-        axis.set_xlim(min(low, 1 - _LEAST_REACH) - margin, max(high, 1 + _LEAST_REACH) + margin)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def _plain(value: float, _: Any) -> str:
-    return f"{value:g}"
-
-
-def _seconds(axis: Axes, groups: list[pd.DataFrame]) -> None:
+def _seconds(axis: Axes, groups: list[pd.DataFrame], far: list[bool]) -> None:
     left = [0.0] * len(groups)
     for metric, label, shade in _PARTS:
         width = [float(group[metric].mean()) for group in groups]
         axis.barh(range(len(groups)), width, left=left, height=0.7, color=shade, label=label)
         left = [a + b for a, b in zip(left, width, strict=True)]
+    axis.set_xlim(0, 1.1 * max(total for total, beyond in zip(left, far, strict=True) if not beyond))
+    for y, (total, beyond) in enumerate(zip(left, far, strict=True)):
+        if beyond:
+            _at_the_edge(axis, y, total)
     axis.set_title("where a call's time goes", loc="left")
     axis.set_xlabel("seconds per call")
+
+
+def _at_the_edge(axis: Axes, y: float, value: float) -> None:
+    """What lies beyond the axis, as a number."""
+    text = f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+    place = axis.get_yaxis_transform()
+    axis.text(0.99, y, f"{text} \N{RIGHTWARDS ARROW}", transform=place, ha="right", va="center", fontsize=7, bbox=box)

@@ -53,6 +53,22 @@ def test_policies_stand_in_order_of_their_mean_with_paired_intervals(fake_run):
     assert len(whiskers) == len(names) - 1  # none for stock vLLM, which does not differ from itself
 
 
+def test_one_that_is_far_slower_squeezes_nobody(fake_run):
+    """130 times as slow: a number at the edge, in the panel of its mean and in that of its seconds."""
+    slow = {"vllm": 1.0, "good": 0.8, "bad": 130.0}
+    comparison = collect([Run(fake_run(f"{n}-{seed}", n, seed=seed)) for n in slow for seed in range(3)])
+    metrics = ["latency_mean_s", "latency_p95_s", "queue_mean_s", "prefill_mean_s", "decode_mean_s"]
+    base = comparison.frame.loc[comparison.frame["policy"] == "vllm", metrics].to_numpy()
+    for name, factor in slow.items():
+        comparison.frame.loc[comparison.frame["policy"] == name, metrics] = factor * base
+    figure = by_policy(comparison)
+    for axis in figure.axes[:2]:
+        assert axis.get_xlim()[1] < 1.2
+        assert [text.get_text() for text in axis.texts] == ["130 \N{RIGHTWARDS ARROW}"]
+    assert len(figure.axes[2].texts) == 1
+    assert figure.axes[2].get_xlim()[1] < 2 * base[:, 2:].sum(axis=1).mean()
+
+
 @pytest.mark.parametrize("bins", [1, 3, 7, 50])
 def test_time_mean_keeps_the_area(bins):
     time, value = np.array([0.0, 0.3, 0.35, 4.0]), np.array([1.0, 5.0, 2.0, 9.0])
