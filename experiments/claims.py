@@ -125,20 +125,20 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def sweep(app: str) -> str:
-    """Load sweep: vLLM and TokenCake on common draws, the gain paired by draw."""
+    """Load sweep: vLLM and TokenCake on common draws, the change paired by draw."""
     lines = [
-        "| load | vllm: latency (s) | tokencake | gain (%) | vllm: effective KV (%) | tokencake | points"
+        "| load | vllm: latency (s) | tokencake | vs vllm (%) | vllm: effective KV (%) | tokencake | points"
         " | vllm: turnover / P90 tool | tokencake |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for qps in LOADS:
         pairs = [[run(trace(app, qps, seed), name, seed) for name in ("vllm", "tokencake")] for seed in SEEDS]
         before, after = zip(*pairs, strict=True)
-        gain = interval([100 * (1 - b.latency_s / a.latency_s) for a, b in pairs])
+        change = interval([100 * (b.latency_s / a.latency_s - 1) for a, b in pairs])
         points = interval([100 * (b.effective - a.effective) for a, b in pairs])
         lines.append(
             f"| {qps} | {_mean(o.latency_s for o in before):.0f} | {_mean(o.latency_s for o in after):.0f}"
-            f" | {gain[0]:+.1f} ± {gain[1]:.1f} | {100 * _mean(o.effective for o in before):.1f}"
+            f" | {change[0]:+.1f} ± {change[1]:.1f} | {100 * _mean(o.effective for o in before):.1f}"
             f" | {100 * _mean(o.effective for o in after):.1f} | {points[0]:+.1f} ± {points[1]:.1f}"
             f" | {_ratio(before)} | {_ratio(after)} |"
         )
@@ -148,7 +148,7 @@ def sweep(app: str) -> str:
 def ablation(app: str, qps: float = 1.0) -> str:
     """Where the seconds go, for every variant at one load."""
     lines = [
-        "| policy | latency (s) | gain (%) | queue | prefill and loads | decode | tools | computed (M tokens)"
+        "| policy | latency (s) | vs vllm (%) | queue | prefill and loads | decode | tools | computed (M tokens)"
         " | preemptions | KV in use (%) | effective KV (%) | H2D (GB) | turnover / P90 tool |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -156,10 +156,10 @@ def ablation(app: str, qps: float = 1.0) -> str:
     for variant in VARIANTS:
         runs = [run(trace(app, qps, seed), variant, seed) for seed in SEEDS]
         stock = stock or [o.latency_s for o in runs]
-        gain = interval([100 * (1 - o.latency_s / s) for o, s in zip(runs, stock, strict=True)])
+        change = interval([100 * (o.latency_s / s - 1) for o, s in zip(runs, stock, strict=True)])
         parts = " | ".join(f"{_mean(o.seconds[key] for o in runs):.0f}" for key in runs[0].seconds)
         lines.append(
-            f"| {variant} | {_mean(o.latency_s for o in runs):.0f} | {gain[0]:+.1f} ± {gain[1]:.1f} | {parts}"
+            f"| {variant} | {_mean(o.latency_s for o in runs):.0f} | {change[0]:+.1f} ± {change[1]:.1f} | {parts}"
             f" | {_mean(o.computed for o in runs):.2f} | {_mean(o.summary['preemptions'] for o in runs):.0f}"
             f" | {100 * _mean(o.summary['kv_usage_mean'] for o in runs):.1f}"
             f" | {100 * _mean(o.effective for o in runs):.1f}"
@@ -169,20 +169,23 @@ def ablation(app: str, qps: float = 1.0) -> str:
 
 
 def regimes(app: str, qps: float = 0.2) -> tuple[list[list[tuple[float, float]]], list[list[float]]]:
-    """Gain and its half width, and stock vLLM's turnover ratio, by memory (rows) and mean tool duration (columns)."""
-    gains: list[list[tuple[float, float]]] = []
+    """Change of the mean latency in per cent with its half width, and stock vLLM's turnover ratio.
+
+    Rows are memory sizes, columns mean tool durations.
+    """
+    changes: list[list[tuple[float, float]]] = []
     ratios: list[list[float]] = []
     for blocks in BLOCKS:
-        gains.append([])
+        changes.append([])
         ratios.append([])
         for tool_s in TOOLS_S:
             pairs = [
                 [run(trace(app, qps, seed, tool_s), name, seed, blocks) for name in ("vllm", "tokencake")]
                 for seed in MAP_SEEDS
             ]
-            gains[-1].append(interval([100 * (1 - b.latency_s / a.latency_s) for a, b in pairs]))
+            changes[-1].append(interval([100 * (b.latency_s / a.latency_s - 1) for a, b in pairs]))
             ratios[-1].append(_mean(a.turnover for a, _ in pairs))
-    return gains, ratios
+    return changes, ratios
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -1,4 +1,4 @@
-"""Where a policy wins: gain in mean latency over tool duration and memory, one panel an application."""
+"""Where a policy wins: change of the mean latency over tool duration and memory, one panel an application."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from matplotlib.colors import TwoSlopeNorm
 
 from tokencake.experiments.plots.style import PAGE_IN, new_figure, paper_style, save
 
-Gains = Sequence[Sequence[tuple[float, float]]]
+Changes = Sequence[Sequence[tuple[float, float]]]
 Ratios = Sequence[Sequence[float]]
 
 
 def draw(
-    maps: Mapping[str, tuple[Gains, Ratios]],
+    maps: Mapping[str, tuple[Changes, Ratios]],
     tools_s: Sequence[float],
     blocks: Sequence[int],
     stem: Path,
@@ -24,8 +24,8 @@ def draw(
     """Draw a heat map an application.
 
     Args:
-        maps: Per application the gain in per cent with its half width, and the baseline's turnover ratio, by
-            memory (rows) and tool duration (columns).
+        maps: Per application the change in per cent (negative is faster) with its half width, and the baseline's
+            turnover ratio, by memory (rows) and tool duration (columns).
         tools_s: Mean tool durations of the columns.
         blocks: GPU blocks of the rows.
         stem: File without its ending.
@@ -34,26 +34,28 @@ def draw(
     Returns:
         The files written.
     """
-    reach = max(5.0, *(abs(gain) for gains, _ in maps.values() for row in gains for gain, _ in row))
+    reach = max(5.0, *(abs(change) for changes, _ in maps.values() for row in changes for change, _ in row))
     with paper_style():
         figure, axes = new_figure(PAGE_IN, 3.4, columns=len(maps), sharey=True)
-        for ax, (name, (gains, ratios)) in zip(axes, maps.items(), strict=True):
-            values = [[gain for gain, _ in row] for row in gains]
-            image = ax.imshow(values, cmap="RdBu", norm=TwoSlopeNorm(0.0, -reach, reach), origin="lower", aspect="auto")
+        for ax, (name, (changes, ratios)) in zip(axes, maps.items(), strict=True):
+            values = [[change for change, _ in row] for row in changes]
+            image = ax.imshow(
+                values, cmap="RdBu_r", norm=TwoSlopeNorm(0.0, -reach, reach), origin="lower", aspect="auto"
+            )
             ax.grid(visible=False)
             ax.set_title(name.replace("_", "-"))
             ax.set_xlabel("mean tool duration (s)")
             ax.set_xticks(range(len(tools_s)), [f"{tool:g}" for tool in tools_s])
             ax.set_yticks(range(len(blocks)), [f"{count:,}" for count in blocks])
-            for y, row in enumerate(gains):
-                for x, (gain, half) in enumerate(row):
+            for y, row in enumerate(changes):
+                for x, (change, half) in enumerate(row):
                     ratio = ratios[y][x]
-                    sure = "~" if round(gain) and abs(gain) <= half else ""
-                    text = f"{sure}{gain:+.0f} %\n{_ratio(ratio)}" if round(gain) else f"0 %\n{_ratio(ratio)}"
-                    colour = "white" if abs(gain) > 0.6 * reach else "black"
+                    sure = "~" if round(change) and abs(change) <= half else ""
+                    text = f"{sure}{change:+.0f} %\n{_ratio(ratio)}" if round(change) else f"0 %\n{_ratio(ratio)}"
+                    colour = "white" if abs(change) > 0.6 * reach else "black"
                     ax.text(x, y, text, ha="center", va="center", fontsize=6, color=colour)
         axes[0].set_ylabel("GPU memory (blocks of 16 tokens)")
-        figure.colorbar(image, ax=axes, label="lower mean latency (%)", shrink=0.9)
+        figure.colorbar(image, ax=axes, label="change of mean latency (%)", shrink=0.9)
         return save(figure, stem, formats)
 
 
