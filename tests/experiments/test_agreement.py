@@ -106,6 +106,15 @@ def test_the_command_writes_a_table_and_a_figure(measured_and_predicted, tmp_pat
     assert (tmp_path / "c" / "compare.md").read_text().startswith("| policy | runs |")
 
 
+def test_the_load_of_the_machine_is_no_matter_in_simulated_time(write, tmp_path, capsys):
+    for name in ("before", "after"):
+        write(name, "sim", "vllm", 4.0)
+    for timing in tmp_path.glob("*/**/timing.json"):
+        timing.write_text(json.dumps({"load_average": [0.5, 1.5]}))
+    assert main(["compare", str(tmp_path / "before"), str(tmp_path / "after"), "--out", str(tmp_path / "c")]) == 0
+    assert "Load average" not in capsys.readouterr().out
+
+
 def test_what_cannot_be_compared_is_one_line(write, tmp_path, capsys):
     write("live", "live", "vllm", 1.0)
     write("sim", "sim", "vllm-offload", 1.0)

@@ -401,3 +401,16 @@ def test_a_run_in_which_nothing_fits_claims_no_latency(tmp_path, capsys):
     said = capsys.readouterr()
     assert "no program could run" in said.out + said.err
     assert "mean latency" not in said.out + said.err
+
+
+def test_a_profile_that_was_built_says_once_where_its_times_come_from(tmp_path, capsys):
+    shape = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8}
+    shape |= {"num_key_value_heads": 2, "vocab_size": 32000, "max_position_embeddings": 4096, "torch_dtype": "bfloat16"}
+    (tmp_path / "model").mkdir()
+    names = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(shape | names))
+    assert main(["hardware", "build", "model", "h100_sxm", "mine.yaml"]) == 0
+    line = capsys.readouterr().out
+    assert line.count("step times from") == 1
+    assert "(roofline)" not in line and "(table)" not in line
+    assert line.endswith("use it with hardware.profile=mine.yaml\n")
