@@ -204,5 +204,12 @@ class Call:
         """Tokens that need KV before the next output can be computed (vLLM ``num_tokens``)."""
         return self.prompt + self.known
 
+    def access(self, lo: int, hi: int) -> None:
+        """Note that it offered or loaded blocks ``[lo, hi)`` of its chain; they are ranked again when it ends."""
+        ranges = self.accessed
+        if ranges and ranges[-1][1] == lo:
+            lo = ranges.pop()[0]
+        ranges.append((lo, hi))
+
     def __repr__(self) -> str:
         return f"Call({self.id}, {self.status.name}, {self.computed}/{self.prompt}+{self.known})"

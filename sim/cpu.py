@@ -18,7 +18,7 @@ from typing import Any
 
 from tokencake.sim.chains import Chain, ContentTree
 from tokencake.sim.extents import EvictKey
-from tokencake.sim.parts import Parts, count_blocks, parts_of
+from tokencake.sim.parts import Parts, parts_of
 from tokencake.sim.ring import Ring
 from tokencake.sim.stretch import WRITING, Stretch
 
@@ -104,19 +104,23 @@ class CpuTier:
         Returns:
             The blocks to copy, or None, with nothing changed, if there is no room.
         """
-        wanted = parts_of(chain, start, limit)
-        missing = _missing(wanted)
-        count = count_blocks(missing)
+        missing = _missing(chain, start, limit)
+        count = 0
+        for _, lo, hi in missing:
+            count += hi - lo
         surplus = self.cached + count - self.capacity
-        if surplus > 0 and not self._evict(surplus, keep=wanted if count < limit - start else []):
-            return None
+        if surplus > 0:
+            present = parts_of(chain, start, limit) if count < limit - start else []
+            if not self._evict(surplus, keep=present):
+                return None
         for segment, lo, hi in missing:
             stretch = Stretch(segment, lo, hi, None if self.evict_key is None else owner)
             self._ranked.append(stretch)
-            if segment.stretches and segment.stretches[-1].lo > lo:
-                insort(segment.stretches, stretch, key=_first_block)
+            stretches = segment.stretches
+            if stretches and stretches[-1].lo > lo:
+                insort(stretches, stretch, key=_first_block)
             else:
-                segment.stretches.append(stretch)
+                stretches.append(stretch)
         self.cached += count
         self.pinned += count
         return missing
@@ -192,8 +196,12 @@ class CpuTier:
 
     def _evict(self, count: int, keep: Parts) -> bool:
         """Take out the ``count`` blocks that go first, none of ``keep``; False, changing nothing, if fewer can go."""
-        kept = dict.fromkeys(self._inside(keep))
-        if self.cached - self.pinned - sum([s.hi - s.lo for s in kept if not s.readers]) < count:
+        kept = dict.fromkeys(self._inside(keep)) if keep else {}
+        idle = self.cached - self.pinned
+        for stretch in kept:
+            if not stretch.readers:
+                idle -= stretch.hi - stretch.lo
+        if idle < count:
             return False
         order: Iterable[Stretch] = self._ranked
         if self.evict_key is not None:
@@ -203,10 +211,10 @@ class CpuTier:
         for stretch in order:
             if stretch.readers or stretch in kept:
                 continue
-            size = min(left, stretch.hi - stretch.lo)
-            self._remove(stretch, size)
+            size = stretch.hi - stretch.lo
+            self._remove(stretch, size if size < left else left)
             left -= size
-            if not left:
+            if left <= 0:
                 break
         self.evicted += count
         return True
@@ -231,25 +239,29 @@ def _overlapping(parts: Parts) -> list[Stretch]:
     found = []
     for segment, lo, hi in parts:
         stretches = segment.stretches
-        for at in range(bisect_right(stretches, lo, key=_end), len(stretches)):
-            stretch = stretches[at]
+        first = bisect_right(stretches, lo, key=_end) if len(stretches) > 1 else 0
+        for stretch in stretches[first:]:
             if stretch.lo >= hi:
                 break
-            found.append(stretch)
+            if stretch.hi > lo:
+                found.append(stretch)
     return found
 
 
-def _missing(parts: Parts) -> Parts:
-    """Blocks of ``parts`` that the tier lacks."""
+def _missing(chain: Chain, start: int, limit: int) -> Parts:
+    """Blocks ``[start, limit)`` of a chain that the tier lacks."""
     missing: Parts = []
-    for segment, lo, hi in parts:
-        at = lo
-        stretches = segment.stretches
-        if stretches and stretches[-1].hi > lo:
-            for stretch in _overlapping([(segment, lo, hi)]):
+    at = start
+    for segment, _, hi in chain.spans:
+        stop = hi if hi < limit else limit
+        if stop <= at:
+            continue
+        if segment.stretches and segment.stretches[-1].hi > at:
+            for stretch in _overlapping([(segment, at, stop)]):
                 if stretch.lo > at:
                     missing.append((segment, at, stretch.lo))
                 at = stretch.hi
-        if at < hi:
-            missing.append((segment, at, hi))
+        if at < stop:
+            missing.append((segment, at, stop))
+        at = stop
     return missing

@@ -76,8 +76,6 @@ class Direction:
     @property
     def is_promised(self) -> bool:
         """Whether somebody counts on the end of what is under way, so that nothing may slow it down."""
-        if not self._moving:
-            return False
         return any(transfer.promised for transfer in (self.behind[-1] if self.behind else self.moving))
 
     def alone_ps(self, size_bytes: int) -> int:
@@ -103,16 +101,22 @@ class Direction:
     def leave(self) -> list[Transfer]:
         """Take out the transfers that end at ``end_ps``."""
         end = int(self.end_ps)
-        self._advance(end)
-        moving, ended = self._moving, []
-        while moving and moving[0][0] <= self._served:
-            transfer = heapq.heappop(moving)[2]
+        moving = self._moving
+        if len(moving) == 1:  # it ends whatever has been served
+            self._busy_ps += end - self._since_ps
+            self.end_ps = math.inf
+            ended = [moving.pop()[2]]
+        else:
+            self._advance(end)
+            ended = []
+            while moving and moving[0][0] <= self._served:
+                ended.append(heapq.heappop(moving)[2])
+            self._look()
+        for transfer in ended:
             transfer.state = "done"
             transfer.finish_ps = end
-            self.urgent -= transfer.urgent
             self.moved_bytes += transfer.size_bytes
-            ended.append(transfer)
-        self._look()
+            self.urgent -= transfer.urgent
         return ended
 
     def busy_until(self, now_ps: int) -> int:

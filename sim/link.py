@@ -46,12 +46,13 @@ class Link:
         now = self._clock.now_ps
         if way.end_ps <= now:
             self._settle(way, now)
-        if way.is_promised:
-            way.behind.append([])
-        if way.behind:
-            way.behind[-1].append(transfer)
-            transfer.state = "queued"
-            return
+        if not way.is_idle:
+            if way.is_promised:
+                way.behind.append([])
+            if way.behind:
+                way.behind[-1].append(transfer)
+                transfer.state = "queued"
+                return
         way.enter(transfer, self._begin(transfer), now)
         if way.urgent:
             self._rearm(way)

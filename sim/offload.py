@@ -122,7 +122,8 @@ class Offloading:
         if self._flush:
             start_ps = self._flushed(start_ps)
         if self._computed or self._refused:
-            for call, cause in self._due(step):
+            due, self._computed = self._computed, []
+            for call, cause in self._and_again(due, step) if self._refused else due:
                 if call.status is Status.RUNNING:
                     self._store(step, call, cause)
         if self._ended:
@@ -136,14 +137,10 @@ class Offloading:
             self._loads.clear()
         return start_ps
 
-    def _due(self, step: Step | None) -> list[tuple[Call, str]]:
+    def _and_again(self, due: list[tuple[Call, str]], step: Step | None) -> list[tuple[Call, str]]:
         """Calls with blocks to store, in scheduled order; a refused store is tried again when its call is scheduled."""
-        due = self._computed
-        self._computed = []
-        if self._refused:
-            again = {call: cause for call, cause in self._refused.items() if self._is_in(step, call)}
-            due = sorted((again | dict(due)).items(), key=lambda item: item[0].run_order)
-        return due
+        again = {call: cause for call, cause in self._refused.items() if self._is_in(step, call)}
+        return sorted((again | dict(due)).items(), key=lambda item: item[0].run_order)
 
     def _is_in(self, step: Step | None, call: Call) -> bool:
         if step is None or call.status is not Status.RUNNING:
@@ -180,21 +177,22 @@ class Offloading:
             self._skipped[call] = lo
             self._host.metrics.count("stores_skipped")
         if job.blocks == hi - lo:
-            _access(call, lo, hi)
+            call.access(lo, hi)
         else:
             for ready in self._cpu.ready(chain, lo, hi, begun=job.parts):
-                _access(call, *ready)
+                call.access(*ready)
         return parts is not None
 
     def _queue(self, step: Step | None, job: StoreJob) -> None:
         """Copy what a job has to copy, once the step that computes it has ended."""
         if not job.blocks:
             return
-        size, runs = job.blocks * self._block_bytes, count_runs(job.parts)
-        job.transfer = Transfer("d2h", size, runs, "store", job, self._stored, urgent=False)
-        job.call.stores += 1
+        call, parts = job.call, job.parts
+        runs = 1 if len(parts) == 1 else count_runs(parts)
+        job.transfer = Transfer("d2h", job.blocks * self._block_bytes, runs, "store", job, self._stored, urgent=False)
+        call.stores += 1
         self._under_way[job] = None
-        if job.call.status is not Status.RUNNING:
+        if call.status is not Status.RUNNING:
             self._left[job] = None
         if step is None:
             self._host.link.start(job.transfer)
@@ -308,7 +306,7 @@ class Offloading:
         call.computed = min(end * size, call.tokens)
         call.status = Status.LOADING
         call.stored = end
-        _access(call, gpu_hit, end)
+        call.access(gpu_hit, end)
         host.scheduler.loading.append(call)
         parts = host.cpu.begin_load(call.holding.chain, gpu_hit, end)
         call.load = parts
@@ -329,11 +327,3 @@ class Offloading:
             call.status = Status.LOADED
 
         host.notice(done)
-
-
-def _access(call: Call, lo: int, hi: int) -> None:
-    """Note that a call offered or loaded blocks ``[lo, hi)``; they are ranked again when it ends."""
-    ranges = call.accessed
-    if ranges and ranges[-1][1] == lo:
-        lo = ranges.pop()[0]
-    ranges.append((lo, hi))

@@ -29,7 +29,7 @@ class StoreJob:
         self.lo = lo
         self.hi = hi
         self.parts: Parts = parts or []
-        self.blocks = count_blocks(self.parts)
+        self.blocks = count_blocks(parts) if parts else 0
         self.reused: list[tuple[int, int]] = []
         self.step: Step | None = None
         self.transfer: Transfer | None = None
