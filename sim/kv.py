@@ -95,39 +95,36 @@ class RunPool:
             raise ValueError(f"cannot take {count} blocks, {self.free} are free")
         holding.private += count
         self.free -= count
-        run = self._list.end.next
-        if self.evict_key is None and run.hi - run.lo > count:  # nearly always
-            head = run.extent
-            if head is None:
+        end = self._list.end
+        run = end.next
+        if run.hi - run.lo > count and self.evict_key is None:  # nearly always
+            extent = run.extent
+            if extent is None:
                 run.hi -= count
                 return
-            if run.hi == head.hi and not head.stores:
-                run.hi -= count
-                head.hi -= count
+            if run.hi == extent.hi and not extent.stores:
+                run.hi = extent.hi = run.hi - count
                 self.cached -= count
                 self.evicted += count
                 return
         while count:
-            run, legal = self._list.end.next, count
-            if self.evict_key is not None:
-                run, legal = self._list.choose(self.evict_key)
-            extent = run.extent
+            run = end.next
             size = run.hi - run.lo
-            taken = min(count, size, legal)
+            if self.evict_key is not None:
+                run, size = self._list.choose(self.evict_key)
+            taken = size if size < count else count
             count -= taken
             run.hi -= taken
-            if extent is not None:
-                if run.hi + taken < extent.hi:
-                    self._split(extent, run.hi + taken)
-                self._evict(extent, run, taken)
+            if run.extent is not None:
+                self._overwrite(run.extent, run, taken)
             elif run.hi == run.lo:
                 self._list.remove(run)
 
     def grow(self, holding: Holding, hashed: int) -> None:
         """Hash private blocks so that the leading ``hashed`` blocks of the chain are findable."""
-        if not self._caching:
-            return
         at = holding.hashed
+        if hashed <= at or not self._caching:
+            return
         for segment, _, hi in holding.chain.spans:
             if hi <= at:
                 continue
@@ -256,7 +253,7 @@ class RunPool:
                         continue
                     count = run.hi - max(run.lo, floor)
                     run.hi -= count
-                    self._evict(extent, run, count)
+                    self._overwrite(extent, run, count)
                     forgotten += count
         self.evicted -= forgotten  # given up, not overwritten
         if forgotten:
@@ -271,14 +268,16 @@ class RunPool:
             span = holding.spans[-1]
             extent: Extent = span[0]  # type: ignore[assignment]
             if (
-                extent.segment is segment
-                and extent.hi == lo
-                and span[1] == lo
+                extent.hi == lo == span[1]
+                and extent.segment is segment
                 and (len(extents) == 1 or not _later_copy(extents, extent, lo, hi))
             ):
-                _move_depth(extent, lo, hi)
-                extent.hi = extent.held = hi
-                span[1] = hi
+                span[1] = extent.hi = extent.held = hi
+                depths = extent.depths
+                others = depths.pop(lo) - 1
+                if others:
+                    depths[lo] = others
+                depths[hi] = 1
                 return
         self._seq += 1
         extent = Extent(segment, lo, hi, self._seq)
@@ -321,21 +320,23 @@ class RunPool:
         self.free -= taken
         self.cached -= taken
 
-    def _evict(self, extent: Extent, run: FreeRun, count: int) -> None:
-        """Forget the deepest ``count`` blocks of an extent; ``run`` already lacks them."""
+    def _overwrite(self, extent: Extent, run: FreeRun, count: int) -> None:
+        """Forget ``count`` blocks of an extent that came after the end of ``run``."""
+        end = run.hi
+        if end + count < extent.hi:
+            self._split(extent, end + count)
         if extent.stores and self.on_reuse is not None:
-            end = extent.hi - count
             for lo, hi, job in extent.stores:
                 if lo < extent.hi and hi > end:
                     self.on_reuse(job, max(lo, end), min(hi, extent.hi))
             extent.stores = [s for s in extent.stores if s[0] < end]
-        extent.hi -= count
+        extent.hi = end
         self.cached -= count
         self.evicted += count
-        if run.hi == run.lo:
+        if run.lo == end:
             self._list.remove(run)
             extent.runs.remove(run)
-            if extent.hi == extent.lo:
+            if extent.lo == end:
                 segment = extent.segment
                 segment.extents.remove(extent)
                 if not segment.extents and not segment.live:
@@ -442,13 +443,3 @@ def _covering(extents: list[Extent], block: int) -> tuple[Extent | None, int]:
 def _later_copy(extents: list[Extent], extent: Extent, lo: int, hi: int) -> bool:
     """Whether growing into ``[lo, hi)`` would overtake a copy: of a younger extent, or one cut off this one."""
     return any(e.seq >= extent.seq and e.lo < hi and e.hi > lo for e in extents)
-
-
-def _move_depth(extent: Extent, old: int, new: int) -> None:
-    depths = extent.depths
-    left = depths[old] - 1
-    if left:
-        depths[old] = left
-    else:
-        del depths[old]
-    depths[new] = 1
