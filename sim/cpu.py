@@ -77,13 +77,13 @@ class CpuTier:
 
     def being_read(self, chain: Chain, start: int, limit: int) -> bool:
         """Whether a copy to the GPU is reading one of the blocks ``[start, limit)``."""
-        return any(stretch.readers > 0 for stretch in _overlapping(parts_of(chain, start, limit)))
+        return any(stretch.readers > 0 for stretch in _deepest_first(parts_of(chain, start, limit)))
 
     def ready(self, chain: Chain, start: int, limit: int, begun: Parts) -> list[tuple[int, int]]:
         """Ranges of blocks ``[start, limit)`` of a chain that nobody was writing before ``begun`` began."""
         ranges, at = [], start
         for part in parts_of(chain, start, limit):
-            for stretch in _overlapping([part]):
+            for stretch in reversed(_deepest_first([part])):
                 if stretch.readers == WRITING and (stretch.segment, stretch.lo, stretch.hi) not in begun:
                     if stretch.lo > at:
                         ranges.append((at, stretch.lo))
@@ -127,7 +127,7 @@ class CpuTier:
 
     def end_store(self, parts: Parts, *, success: bool = True) -> None:
         """The blocks are written, or never will be."""
-        for stretch in _overlapping(parts):
+        for stretch in _deepest_first(parts):
             stretch.readers = 0
             size = stretch.hi - stretch.lo
             self.pinned -= size
@@ -151,7 +151,7 @@ class CpuTier:
 
     def end_load(self, parts: Parts) -> None:
         """The blocks were read."""
-        for stretch in _overlapping(parts):
+        for stretch in _deepest_first(parts):
             stretch.readers -= 1
             if not stretch.readers:
                 self.pinned -= stretch.hi - stretch.lo
@@ -160,7 +160,7 @@ class CpuTier:
         """Make blocks ``[start, limit)`` of a chain the most recently used, the head above the tail."""
         ranked = self._ranked
         upper: Stretch | None = None
-        for stretch in reversed(self._inside(parts_of(chain, start, limit))):
+        for stretch in self._inside(parts_of(chain, start, limit)):
             ranked.remove(stretch)
             if upper is not None and upper.continues(stretch):
                 upper.lo = stretch.lo
@@ -182,7 +182,7 @@ class CpuTier:
     # -- internals -----------------------------------------------------------------------------
 
     def _inside(self, parts: Parts) -> list[Stretch]:
-        """Stretches in ``parts``, after those that reach beyond an end have been cut there."""
+        """Stretches in ``parts``, deepest first, after those that reach beyond an end have been cut there."""
         for segment, lo, hi in parts:
             stretches = segment.stretches
             for end in (lo, hi):
@@ -192,7 +192,7 @@ class CpuTier:
                     upper = lower.cut(end)
                     stretches.insert(at + 1, upper)
                     self._ranked.insert(upper, after=lower.prev if lower.tail_first else lower)
-        return _overlapping(parts)
+        return _deepest_first(parts)
 
     def _evict(self, count: int, keep: Parts) -> bool:
         """Take out the ``count`` blocks that go first, none of ``keep``; False, changing nothing, if fewer can go."""
@@ -234,16 +234,14 @@ class CpuTier:
                 self._tree.forget(segment)
 
 
-def _overlapping(parts: Parts) -> list[Stretch]:
-    """Stretches that have blocks of ``parts``, in their order."""
+def _deepest_first(parts: Parts) -> list[Stretch]:
+    """Stretches that have blocks of ``parts``: mostly the tail of a segment, so that is where it looks first."""
     found = []
-    for segment, lo, hi in parts:
-        stretches = segment.stretches
-        first = bisect_right(stretches, lo, key=_end) if len(stretches) > 1 else 0
-        for stretch in stretches[first:]:
-            if stretch.lo >= hi:
+    for segment, lo, hi in reversed(parts):
+        for stretch in reversed(segment.stretches):
+            if stretch.hi <= lo:
                 break
-            if stretch.hi > lo:
+            if stretch.lo < hi:
                 found.append(stretch)
     return found
 
@@ -257,7 +255,7 @@ def _missing(chain: Chain, start: int, limit: int) -> Parts:
         if stop <= at:
             continue
         if segment.stretches and segment.stretches[-1].hi > at:
-            for stretch in _overlapping([(segment, at, stop)]):
+            for stretch in reversed(_deepest_first([(segment, at, stop)])):
                 if stretch.lo > at:
                     missing.append((segment, at, stretch.lo))
                 at = stretch.hi

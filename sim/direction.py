@@ -27,7 +27,8 @@ class Direction:
     """Transfers in one direction.
 
     Args:
-        gb_s: Bandwidth.
+        ps_per_byte: Time of a byte, in picoseconds.
+        ps_per_run: Fixed cost of a contiguous run, in picoseconds.
 
     Attributes:
         alarm: Rings when the first of its transfers ends, if one of them is urgent.
@@ -39,9 +40,10 @@ class Direction:
 
     __slots__ = (
         "_busy_ps",
-        "_bytes_numerator",
         "_moving",
         "_order",
+        "_per_byte",
+        "_per_run_ps",
         "_served",
         "_since_ps",
         "alarm",
@@ -51,9 +53,9 @@ class Direction:
         "urgent",
     )
 
-    def __init__(self, gb_s: float):
-        # Picoseconds per byte are 1000 / (GB/s); kept as a scaled integer.
-        self._bytes_numerator = round(1000 / gb_s * _SCALE)
+    def __init__(self, ps_per_byte: float, ps_per_run: int):
+        self._per_byte = round(ps_per_byte * _SCALE)
+        self._per_run_ps = ps_per_run
         self._moving: list[tuple[int, int, Transfer]] = []
         self._order = self._served = self._since_ps = 0
         self.alarm: Alarm | None = None
@@ -78,9 +80,9 @@ class Direction:
         """Whether somebody counts on the end of what is under way, so that nothing may slow it down."""
         return any(transfer.promised for transfer in (self.behind[-1] if self.behind else self.moving))
 
-    def alone_ps(self, size_bytes: int) -> int:
-        """Time that the bytes take alone."""
-        return -(-size_bytes * self._bytes_numerator // _SCALE)
+    def alone_ps(self, size_bytes: int, runs: int) -> int:
+        """Time that bytes in some contiguous runs take alone."""
+        return -(-size_bytes * self._per_byte // _SCALE) + runs * self._per_run_ps
 
     def enter(self, transfer: Transfer, work_ps: int, now_ps: int) -> None:
         """A transfer begins to move; all that ended by now has left."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tokencake.sim.chains import Chain, Segment
-from tokencake.sim.ring import Entry
+from tokencake.sim.ring import Entry, Ring
 
 
 class Extent:
@@ -31,6 +31,47 @@ class Extent:
 
     def __repr__(self) -> str:
         return f"Extent[{self.lo}:{self.held}:{self.hi}] of {self.segment!r}"
+
+    def cut(self, at: int, ring: Ring[FreeRun]) -> Extent:
+        """Cut it in two at block ``at``; returns the upper part.
+
+        Args:
+            at: First block of the upper part.
+            ring: The free list, where a free run may have to be cut as well.
+        """
+        upper = Extent(self.segment, at, self.hi, self.seq)
+        self.hi = at
+        upper.held = max(at, self.held)
+        self.held = min(at, self.held)
+        siblings = self.segment.extents
+        siblings.insert(siblings.index(self) + 1, upper)
+        for depth in sorted(d for d in self.depths if d > at):
+            count = self.depths.pop(depth)
+            upper.depths[depth] = count
+            self.depths[at] = self.depths.get(at, 0) + count
+        for holding in list(self.holders):
+            for position, span in enumerate(holding.spans):
+                if span[0] is self:
+                    if span[1] > at:  # type: ignore[operator]
+                        upper.holders.append(holding)
+                        holding.spans.insert(position + 1, [upper, span[1]])
+                        span[1] = at
+                    break
+        kept: list[FreeRun] = []
+        for run in self.runs:
+            if run.lo >= at:
+                run.extent = upper
+                upper.runs.append(run)
+            elif run.hi > at:
+                deep = FreeRun(upper, at, run.hi, run.owner)
+                upper.runs.append(deep)
+                ring.insert(deep, after=run.prev)
+                run.hi = at
+                kept.append(run)
+            else:
+                kept.append(run)
+        self.runs = kept
+        return upper
 
 
 class FreeRun(Entry):
@@ -88,3 +129,26 @@ class Match(NamedTuple):
 NO_MATCH = Match((), 0, 0)
 
 EvictKey = Callable[[object], object]
+
+
+def covering(extents: list[Extent], block: int) -> tuple[Extent | None, int]:
+    """The oldest copy of a block, and up to which block it stays the oldest."""
+    if len(extents) == 1:
+        extent = extents[0]
+        return (extent, extent.hi) if extent.lo <= block < extent.hi else (None, block)
+    best: Extent | None = None
+    for extent in extents:
+        if extent.lo <= block < extent.hi and (best is None or extent.seq < best.seq):
+            best = extent
+    if best is None:
+        return None, block
+    end = best.hi
+    for extent in extents:
+        if extent.seq < best.seq and block < extent.lo < end:
+            end = extent.lo
+    return best, end
+
+
+def later_copy(extents: list[Extent], extent: Extent, lo: int, hi: int) -> bool:
+    """Whether growing into ``[lo, hi)`` would overtake a copy: of a younger extent, or one cut off this one."""
+    return any(e.seq >= extent.seq and e.lo < hi and e.hi > lo for e in extents)

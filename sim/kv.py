@@ -16,8 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tokencake.sim.chains import Chain, ContentTree, Segment
-from tokencake.sim.extents import NO_MATCH, EvictKey, Extent, FreeRun, Holding, Match
+from tokencake.sim.extents import (
+    NO_MATCH,
+    EvictKey,
+    Extent,
+    FreeRun,
+    Holding,
+    Match,
+    covering,
+    later_copy,
+)
 from tokencake.sim.free_list import FreeList
+from tokencake.sim.watches import Watches
 
 
 class RunPool:
@@ -36,12 +46,20 @@ class RunPool:
         self.cached = 0
         self.evicted = 0
         self.evict_key: EvictKey | None = None
-        self.on_reuse: Callable[[object, int, int], None] | None = None
         self._tree = tree
         self._caching = caching
         self._seq = 0
-        self._watched: dict[object, list[Extent]] = {}
+        self._watches = Watches()
         self._list = FreeList(blocks, empty_first=unhashed_first)
+
+    @property
+    def on_reuse(self) -> Callable[[object, int, int], None] | None:
+        """Told job and blocks ``[lo, hi)`` when blocks that it watches are reused."""
+        return self._watches.on_reuse
+
+    @on_reuse.setter
+    def on_reuse(self, tell: Callable[[object, int, int], None] | None) -> None:
+        self._watches.on_reuse = tell
 
     # -- lookup -----------------------------------------------------------------------------
 
@@ -57,7 +75,7 @@ class RunPool:
                 break
             extents = segment.extents
             while at < stop:
-                extent, end = _covering(extents, at)
+                extent, end = covering(extents, at)
                 if extent is None:
                     break
                 if end > stop:
@@ -207,32 +225,19 @@ class RunPool:
 
     def watch(self, holding: Holding, lo: int, hi: int, job: object) -> None:
         """Tell ``on_reuse`` about ``job``, and which blocks, if held blocks in ``[lo, hi)`` are ever reused."""
-        for extent, depth in holding.spans:
-            first, last = max(lo, extent.lo), min(hi, depth)  # type: ignore[union-attr, type-var]
-            if first < last:  # type: ignore[operator]
-                extent.stores.append((first, last, job))  # type: ignore[union-attr, arg-type]
-                self._watched.setdefault(job, []).append(extent)  # type: ignore[arg-type]
+        self._watches.add(((extent, extent.lo, depth) for extent, depth in holding.spans), lo, hi, job)  # type: ignore[misc, union-attr]
 
     def watch_found(self, match: Match, lo: int, hi: int, job: object) -> None:
         """As :meth:`watch`, for blocks that a lookup found, held or not."""
-        for extent, first, last in match.parts:
-            if max(lo, first) < min(hi, last):
-                extent.stores.append((max(lo, first), min(hi, last), job))
-                self._watched.setdefault(job, []).append(extent)
+        self._watches.add(match.parts, lo, hi, job)
 
     def watchers(self, holding: Holding) -> list[tuple[object, int, int]]:
         """Jobs that watch blocks which ``holding`` holds, and which."""
-        return [
-            (job, first, min(last, depth))  # type: ignore[misc, type-var]
-            for extent, depth in holding.spans
-            for first, last, job in extent.stores  # type: ignore[union-attr]
-            if first < depth  # type: ignore[operator]
-        ]
+        return self._watches.of(holding)
 
     def unwatch(self, job: object) -> None:
         """``job`` no longer cares."""
-        for extent in self._watched.pop(job, ()):
-            extent.stores = [store for store in extent.stores if store[2] is not job]
+        self._watches.drop(job)
 
     def forget(self, chain: Chain, start: int) -> int:
         """Forget the hashes of blocks from ``start`` that nobody holds; they are reused next.
@@ -270,7 +275,7 @@ class RunPool:
             if (
                 extent.hi == lo == span[1]
                 and extent.segment is segment
-                and (len(extents) == 1 or not _later_copy(extents, extent, lo, hi))
+                and (len(extents) == 1 or not later_copy(extents, extent, lo, hi))
             ):
                 span[1] = extent.hi = extent.held = hi
                 depths = extent.depths
@@ -325,11 +330,8 @@ class RunPool:
         end = run.hi
         if end + count < extent.hi:
             self._split(extent, end + count)
-        if extent.stores and self.on_reuse is not None:
-            for lo, hi, job in extent.stores:
-                if lo < extent.hi and hi > end:
-                    self.on_reuse(job, max(lo, end), min(hi, extent.hi))
-            extent.stores = [s for s in extent.stores if s[0] < end]
+        if extent.stores:
+            self._watches.reuse(extent, end)
         extent.hi = end
         self.cached -= count
         self.evicted += count
@@ -344,43 +346,9 @@ class RunPool:
 
     def _split(self, extent: Extent, at: int) -> Extent:
         """Cut an extent in two at block ``at``; returns the upper part."""
-        upper = Extent(extent.segment, at, extent.hi, extent.seq)
-        extent.hi = at
-        upper.held = max(at, extent.held)
-        extent.held = min(at, extent.held)
-        siblings = extent.segment.extents
-        siblings.insert(siblings.index(extent) + 1, upper)
-        for depth in sorted(d for d in extent.depths if d > at):
-            count = extent.depths.pop(depth)
-            upper.depths[depth] = count
-            extent.depths[at] = extent.depths.get(at, 0) + count
-        for holding in list(extent.holders):
-            for position, span in enumerate(holding.spans):
-                if span[0] is extent:
-                    if span[1] > at:  # type: ignore[operator]
-                        upper.holders.append(holding)
-                        holding.spans.insert(position + 1, [upper, span[1]])
-                        span[1] = at
-                    break
-        kept: list[FreeRun] = []
-        for run in extent.runs:
-            if run.lo >= at:
-                run.extent = upper
-                upper.runs.append(run)
-            elif run.hi > at:
-                deep = FreeRun(upper, at, run.hi, run.owner)
-                upper.runs.append(deep)
-                self._list.insert(deep, after=run.prev)
-                run.hi = at
-                kept.append(run)
-            else:
-                kept.append(run)
-        extent.runs = kept
+        upper = extent.cut(at, self._list)
         if extent.stores:
-            upper.stores = [s for s in extent.stores if s[1] > at]
-            for _, _, job in upper.stores:
-                self._watched[job].append(upper)
-            extent.stores = [s for s in extent.stores if s[0] < at]
+            self._watches.cut(extent, upper)
         return upper
 
     # -- inspection ------------------------------------------------------------------------------
@@ -420,26 +388,3 @@ class RunPool:
         assert free - empty == self.cached, f"cached {self.cached}, listed {free - empty}"
         for extent in extents.values():
             assert extent.held == max(extent.depths, default=extent.lo), f"{extent!r} {extent.depths}"
-
-
-def _covering(extents: list[Extent], block: int) -> tuple[Extent | None, int]:
-    """The oldest copy of a block, and up to which block it stays the oldest."""
-    if len(extents) == 1:
-        extent = extents[0]
-        return (extent, extent.hi) if extent.lo <= block < extent.hi else (None, block)
-    best: Extent | None = None
-    for extent in extents:
-        if extent.lo <= block < extent.hi and (best is None or extent.seq < best.seq):
-            best = extent
-    if best is None:
-        return None, block
-    end = best.hi
-    for extent in extents:
-        if extent.seq < best.seq and block < extent.lo < end:
-            end = extent.lo
-    return best, end
-
-
-def _later_copy(extents: list[Extent], extent: Extent, lo: int, hi: int) -> bool:
-    """Whether growing into ``[lo, hi)`` would overtake a copy: of a younger extent, or one cut off this one."""
-    return any(e.seq >= extent.seq and e.lo < hi and e.hi > lo for e in extents)

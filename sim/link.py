@@ -31,14 +31,16 @@ class Link:
 
     def __init__(self, clock: Clock, config: LinkConfig):
         self._clock = clock
-        self._free = config.free
-        self._per_run_ps = round(config.per_run_us * 1_000_000)
-        self._ways = {"d2h": Direction(config.d2h_gb_s), "h2d": Direction(config.h2d_gb_s)}
-        self._d2h, self._h2d = self._ways["d2h"], self._ways["h2d"]
+        if config.free:
+            self._d2h, self._h2d = Direction(0, 0), Direction(0, 0)
+        else:
+            per_run_ps = round(config.per_run_us * 1_000_000)
+            self._d2h, self._h2d = (Direction(1000 / gb_s, per_run_ps) for gb_s in (config.d2h_gb_s, config.h2d_gb_s))
+        self._ways = {"d2h": self._d2h, "h2d": self._h2d}
 
     def alone_ps(self, direction: str, size_bytes: int, runs: int) -> int:
         """Time of a transfer that has its direction to itself, in picoseconds."""
-        return 0 if self._free else self._ways[direction].alone_ps(size_bytes) + runs * self._per_run_ps
+        return self._ways[direction].alone_ps(size_bytes, runs)
 
     def start(self, transfer: Transfer) -> None:
         """Put a transfer on the link; ``transfer.done`` is called when it has finished."""
@@ -123,7 +125,7 @@ class Link:
         return self._work_ps(transfer)
 
     def _work_ps(self, transfer: Transfer) -> int:
-        return self.alone_ps(transfer.direction, transfer.size_bytes, transfer.runs)
+        return self._ways[transfer.direction].alone_ps(transfer.size_bytes, transfer.runs)
 
     def _rearm(self, way: Direction) -> None:
         if way.alarm is not None:

@@ -37,7 +37,7 @@ class Metrics:
         self._placement = host.placement
         self.programs = Table(PROGRAM_COLUMNS, _program_row)
         self.calls = Table(CALL_COLUMNS, _call_row)
-        self.transfers = Table(TRANSFER_COLUMNS)
+        self.transfers = Table(TRANSFER_COLUMNS, _transfer_row)
         self.progress: Callable[[int], None] | None = None
         self.steps = 0
         self.counts: dict[str, int] = {}
@@ -137,17 +137,12 @@ class Metrics:
 
     def transfer(self, transfer: Transfer, call: Call, blocks: int) -> None:
         """A transfer left the link."""
-        self.transfers.add(
-            transfer.start_ps / PS,
-            transfer.finish_ps / PS,
-            transfer.direction,
-            call.program.program.program,
-            call.node.id,
-            blocks,
-            transfer.size_bytes,
-            transfer.cause,
-            transfer.state,
-        )
+        run = call.program.program
+        row = (
+            transfer.start_ps, transfer.finish_ps, transfer.direction, run.program, call.node.id,
+            blocks, transfer.size_bytes, transfer.cause, transfer.state,
+        )  # fmt: skip
+        self.transfers.append(row)
 
     # -- results ----------------------------------------------------------------------------------------
 
@@ -291,3 +286,8 @@ def _call_row(
         "finished",
         node.critical,
     )
+
+
+def _transfer_row(start: int, finish: int, *rest: Any) -> tuple[Any, ...]:
+    """The row of a transfer from what is noted when it leaves the link, with times in picoseconds."""
+    return (start / PS, finish / PS, *rest)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from tokencake.policies.api import overrides
 from tokencake.sim.calls import Call, Status
-from tokencake.sim.clock import Priority
-from tokencake.sim.parts import Parts, count_blocks, count_runs
+from tokencake.sim.loads import Loads
+from tokencake.sim.parts import count_blocks, count_runs
 from tokencake.sim.store_job import StoreJob
 from tokencake.sim.transfer import Transfer
 
@@ -44,7 +44,7 @@ class Offloading:
         self._refused: dict[Call, str] = {}
         self._skipped: dict[Call, int] = {}
         self._ended: list[tuple[Call, StoreJob | None]] = []
-        self._loads: list[Transfer] = []
+        self._loads = Loads(host)
         self._under_way: dict[StoreJob, None] = {}
         self._left: dict[StoreJob, None] = {}
         self._flush: list[StoreJob] = []
@@ -130,11 +130,7 @@ class Offloading:
             self._settle_ended(step)
             if self._flush:
                 start_ps = self._flushed(start_ps)
-        if self._loads:
-            host = self._host
-            for transfer in self._loads:
-                host.clock.at(start_ps, Priority.TRANSFER, host.link.start, transfer)
-            self._loads.clear()
+        self._loads.start(start_ps)
         return start_ps
 
     def _and_again(self, due: list[tuple[Call, str]], step: Step | None) -> list[tuple[Call, str]]:
@@ -285,45 +281,9 @@ class Offloading:
     # -- loads ------------------------------------------------------------------------------------
 
     def find(self, call: Call, gpu_hit: int) -> int | None:
-        """Blocks after a GPU hit that can be loaded; None: ask again later."""
-        if call.stores:
-            return None
-        chain = call.holding.chain
-        limit = call.tokens // self._host.config.engine.block_size
-        found, pending = self._host.cpu.match(chain, gpu_hit, limit)
-        if pending:
-            return None
-        if found and self._host.cpu.being_read(chain, gpu_hit, gpu_hit + found):
-            return None
-        return found
+        """See :meth:`tokencake.sim.loads.Loads.find`."""
+        return self._loads.find(call, gpu_hit)
 
     def load(self, call: Call, gpu_hit: int, blocks: int) -> None:
-        """Give a waiting call the GPU blocks for its CPU hit; the step being planned starts to fill them."""
-        host = self._host
-        host.pool.take(call.holding, blocks)
-        size = host.config.engine.block_size
-        end = gpu_hit + blocks
-        call.computed = min(end * size, call.tokens)
-        call.status = Status.LOADING
-        call.stored = end
-        call.access(gpu_hit, end)
-        host.scheduler.loading.append(call)
-        parts = host.cpu.begin_load(call.holding.chain, gpu_hit, end)
-        call.load = parts
-        size_bytes = blocks * host.config.block_bytes
-        self._loads.append(Transfer("h2d", size_bytes, count_runs(parts), "load", call, self._loaded))
-
-    def _loaded(self, transfer: Transfer) -> None:
-        call = transfer.subject
-        assert isinstance(call, Call)
-        host = self._host
-        parts: Parts = call.load  # type: ignore[assignment]
-        host.metrics.transfer(transfer, call, count_blocks(parts))
-        host.metrics.late(transfer.finish_ps - transfer.start_ps)
-
-        def done() -> None:
-            host.cpu.end_load(parts)
-            call.load = None
-            call.status = Status.LOADED
-
-        host.notice(done)
+        """See :meth:`tokencake.sim.loads.Loads.begin`."""
+        self._loads.begin(call, gpu_hit, blocks)
