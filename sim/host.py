@@ -258,6 +258,8 @@ class Host:
     def _conclude(self, step: Step) -> None:
         """Calls that got their last output end, in the order in which they were scheduled."""
         ended = step.finishers
+        if self.scheduler.skipped:
+            self.scheduler.returned()
         if not ended and not step.stale:
             return
         if step.stale:

@@ -197,10 +197,12 @@ class Offloading:
             step.stores = [*step.stores, job]
 
     def _settle_ended(self, step: Step | None) -> None:
-        """Last stores of ended calls; what they accessed becomes the most recently used."""
+        """Last stores of ended calls; after all of them, what the calls accessed becomes the most recently used.
+
+        ``OffloadingConnectorScheduler.build_connector_meta`` builds the store jobs first.
+        """
         host = self._host
-        for call, job in self._ended:
-            chain = call.holding.chain
+        for _, job in self._ended:
             if job is not None:
                 if self._begin(job):
                     self._queue(step, job)
@@ -208,6 +210,8 @@ class Offloading:
                     host.pool.unwatch(job)
                 elif any(job.reads(lo, hi) for lo, hi in job.reused):
                     self._flush.append(job)
+        for call, _ in self._ended:
+            chain = call.holding.chain
             if len(call.accessed) > 1:
                 call.accessed.sort(reverse=True)
             for lo, hi in call.accessed:

@@ -42,6 +42,7 @@ class Scheduler:
         fixed_limits: Token budget and chunk cap, if they are the same in every step.
         deferred: Blocks of preempted calls that steps in flight still write, and the step to wait for.
         just_preempted: The last plan preempted a call; it admitted none, but the next one may.
+        skipped: Decoding calls that the last plan left out.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Scheduler:
         self.decodes = DecodeSet(pool, engine.block_size, self.spare, hashes=engine.prefix_caching)
         self.preemptions = 0
         self.just_preempted = False
+        self.skipped: list[Call] = []
         self.view: HostView = None  # type: ignore[assignment]  # set by the host
         self._config = engine
         self._policy = policy
@@ -105,6 +107,7 @@ class Scheduler:
         budget, cap = self.fixed_limits or self.limits()
         decodes = self.decodes
         step = Step(decodes.tick)
+        self.skipped = []
         if self.explicit or not self._run_fast(step, budget, cap):
             self._run_explicit(step, budget, cap)
         self._admission.short = False
@@ -179,6 +182,12 @@ class Scheduler:
         """A step has ended: what waited for it is released (``_drain_deferred_frees``)."""
         while self.deferred and self.deferred[0][0] <= step.number:
             self.pool.release(self.deferred.popleft()[1])
+
+    def returned(self) -> None:
+        """Outputs have returned: those of calls that the last plan left out may complete blocks, which is known now."""
+        for call in self.skipped:
+            if call.decoding:
+                self._hash_returned(call)
 
     def finish(self, call: Call) -> None:
         """Take a call that has all its outputs off the lists; its blocks stay with it."""
@@ -264,8 +273,7 @@ class Scheduler:
         for call in running:
             if call.decoding:
                 decodes.sync(call)
-                if self._hash_returned(call):
-                    decodes.watch(call)
+                self._hash_returned(call)
         while index < len(running) and left > 0:
             call = running[index]
             if call.decoding:
@@ -299,7 +307,7 @@ class Scheduler:
             left -= tokens
             index += 1
             self._hash_scheduled(call, tokens)
-        skipped = [c for c in running if c.decoding and c not in scheduled]
+        self.skipped = skipped = [c for c in running if c.decoding and c not in scheduled]
         for call in skipped:
             decodes.leave(call)
         step.decodes = decodes.size
@@ -328,18 +336,18 @@ class Scheduler:
             if call.decoding:
                 self.decodes.watch(call)
 
-    def _hash_returned(self, call: Call) -> bool:
-        """Hash what the returned outputs of a decoding call complete; False if nothing.
+    def _hash_returned(self, call: Call) -> None:
+        """Hash what the returned outputs of a decoding call complete.
 
         A call that was left out of steps has it done when its outputs return (``AsyncScheduler``
         ``_update_request_with_output``), not when it is scheduled next.
         """
         late = bool(self.inflight) and call.last_step >= self.inflight[0].number
         full = (call.prompt + call.produced - 1 - late) // self.block_size
-        if full <= call.holding.hashed or not self._caching:
-            return False
-        self.pool.grow(call.holding, full)
-        return True
+        if full > call.holding.hashed and self._caching:
+            self.pool.grow(call.holding, full)
+            if call.decoding:
+                self.decodes.watch(call)
 
     def _chunk(self, step: Step, call: Call, tokens: int) -> None:
         """Compute ``tokens`` more of a call's known tokens in this step; it holds the blocks for them."""

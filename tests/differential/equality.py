@@ -26,11 +26,11 @@ class LivelockError(RuntimeError):
 
 
 class Counted:
-    """A latency model that ends a run which never would."""
+    """A latency model that ends a run which never would, after ``most`` steps."""
 
-    def __init__(self, latency: LatencyModel):
+    def __init__(self, latency: LatencyModel, most: int):
         self._latency = latency
-        self._left = 20_000
+        self._left = self._most = most
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._latency, name)
@@ -38,7 +38,7 @@ class Counted:
     def step_ps(self, *step: object) -> int:
         self._left -= 1
         if not self._left:
-            raise LivelockError("20,000 steps")
+            raise LivelockError(f"{self._most} steps")
         return self._latency.step_ps(*step)
 
 
@@ -46,7 +46,12 @@ Change = dict[str, bool | str]
 
 
 def differences(
-    case: Case, make_policy: Callable[[], Policy], *, native: str = "", engines: Sequence[Change] = ({},)
+    case: Case,
+    make_policy: Callable[[], Policy],
+    *,
+    native: str = "",
+    engines: Sequence[Change] = ({},),
+    most: int = 20_000,
 ) -> list[str]:
     """Run a case in vLLM and in simulators, and return what differs, the first differing decision first.
 
@@ -55,14 +60,15 @@ def differences(
         make_policy: Makes a fresh policy.
         native: VLLM's queue that decides instead of the policy's hooks, if any.
         engines: Changes of the simulator's engine configuration, such as ``{"jumps": False}``; one simulator each.
+        most: Steps after which a run is given up.
 
     Raises:
         LivelockError: Nobody finishes this case.
     """
     from tokencake.engine.virtual import virtual_host  # imports vLLM
 
-    virtual = virtual_host(_counted(case.config), make_policy(), case.programs, native=native)
-    simulators = [_simulator(case, make_policy(), change) for change in engines]
+    virtual = virtual_host(_counted(case.config, most), make_policy(), case.programs, native=native)
+    simulators = [_simulator(case, make_policy(), change, most) for change in engines]
     ended = [_ends(host) for host in (virtual, *simulators)]
     if not any(ended):
         raise LivelockError("neither the simulator nor vLLM finishes this case")
@@ -81,12 +87,12 @@ def differences(
     return found
 
 
-def _counted(config: SimConfig) -> SimConfig:
-    return replace(config, log_decisions=True, latency=Counted(config.latency))
+def _counted(config: SimConfig, most: int) -> SimConfig:
+    return replace(config, log_decisions=True, latency=Counted(config.latency, most))
 
 
-def _simulator(case: Case, policy: Policy, change: Change) -> Host:
-    config = _counted(case.config)
+def _simulator(case: Case, policy: Policy, change: Change, most: int) -> Host:
+    config = _counted(case.config, most)
     knowledge = Knowledge.of_trace(case.programs) if policy.info is Info.CLASS_MEAN else Knowledge()
     return Host(replace(config, engine=replace(config.engine, **change)), policy, iter(case.programs), knowledge)
 

@@ -1,6 +1,7 @@
 """The simulator makes the decisions of vLLM's own scheduler under every policy: equal runs, byte for byte."""
 
 import os
+from dataclasses import replace
 from functools import partial
 
 import equality
@@ -9,6 +10,7 @@ from cases import make_case, with_cpu_tier
 
 from tokencake.engine.install import missing
 from tokencake.policies import registry
+from tokencake.policies.api import Policy, Reserve, Trigger
 
 REASON = missing()
 pytestmark = [
@@ -91,6 +93,21 @@ def test_offloading_is_vllms_own_connector(seed, native, prompt_only, asynchrono
     case = with_cpu_tier(make_case(seed, asynchronous=asynchronous))
     make = partial(registry.create, "vllm-offload", {"prompt_only": prompt_only})
     assert differences(case, make, native=native, engines=JUMPS) == []
+
+
+class Greedy(Policy):
+    """Reserves all memory for an agent type that never comes, whenever it is asked."""
+
+    def place(self, view, trigger, subject):
+        return () if trigger is Trigger.PRESSURE else (Reserve({"nobody": view.gpu.capacity}),)
+
+
+@MODES
+@pytest.mark.parametrize("seed", range(10))
+def test_a_reserve_that_takes_all_of_a_tiny_memory_stops_nobody_for_ever(seed, asynchronous):
+    case = make_case(seed, asynchronous=asynchronous)
+    engine = replace(case.config.engine, reserve_full_isl=True)
+    assert equality.differences(replace(case, config=replace(case.config, engine=engine)), Greedy) == []
 
 
 @MODES
