@@ -74,7 +74,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Preempt:
-    """Preempt a running call; it recomputes later (vLLM V1 has no swap)."""
+    """Preempt a running call; it recomputes later (vLLM V1 has no swap). Refused at STALL; STEP follows at once."""
 
     call: str = ""
 

@@ -251,6 +251,8 @@ class Actions:
             self._host.scheduler.decodes.sync(call)
         if call.produced == call.output:
             return "the call ends with the step in flight"
+        if self._placement.ending is not None:  # vLLM takes the outputs of a step one by one
+            return "the outputs of a step are being processed; preempt when the next one is planned"
         self._host.scheduler.preempt(call)
         return ""
 

@@ -216,6 +216,16 @@ def test_preempt(play, program, call, row, scripted):
     assert policy.refusals() == []
 
 
+def test_nobody_is_preempted_while_the_outputs_of_a_step_are_processed(play, program, call, row, scripted):
+    """STALL comes between the output of the call that ended and those of the calls behind it."""
+    policy = scripted({("STALL", "b"): (Preempt("p/a"),)})
+    result = play([program("p", call("a", 16, 10)), program("q", call("b", 4, 2), at_s=0.001)], policy)
+    ((name, found),) = policy.refusals()
+    assert name == "Preempt"
+    assert "outputs of a step are being processed" in found
+    assert row(result.calls, "a")["preemptions"] == 0
+
+
 def test_unpin_ends_a_keep(play, program, turn, flood, second, scripted):
     policy = scripted({("STALL", "first"): (Keep(),), ("QUEUED", "flood"): (Unpin("p/first"),)})
     assert second(play([program("p", *turn(16)), flood], policy))["gpu_hit_tokens"] == 0
