@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tokencake.sim.placement import Placement
 
 
+_COUNTED = (api.Keep, api.Offload, api.Prefetch, api.Hold)
+_TAKING = (api.Keep, api.Prefetch, api.Hold, api.Reserve, api.Park)
+
+
 class Actions:
     """Carries out the actions that a policy's ``place`` returns.
 
@@ -55,7 +59,13 @@ class Actions:
     def carry_out(self, action: api.Action, call_id: str) -> str:
         """Execute an action on a call's chain; returns why not, or an empty string."""
         actor = self._actors.get(type(action))
-        return actor(action, call_id) if actor is not None else f"{action!r} is not an action"
+        if actor is None:
+            return f"{action!r} is not an action"
+        if isinstance(action, _TAKING) and self._placement.liveness.gives_way:
+            return "something was just given up for a call that waits; ask again when a step has run"
+        if isinstance(action, _COUNTED) and action.blocks is not None and action.blocks < 1:
+            return f"at least one block is needed, not {action.blocks}"
+        return actor(action, call_id)
 
     def _stall_of(self, call_id: str) -> Stall | None:
         return self._placement.stalls.get(call_id)

@@ -238,7 +238,7 @@ class Host:
             if ahead is None or not ahead.jump(ended):
                 self._plan(now)
                 if not inflight and not self._inbox and (self.scheduler.waiting or self.scheduler.loading):
-                    self._wait_or_relieve()
+                    self.placement.liveness.wait()
             if self.after_plan is not None:
                 self.after_plan()
 
@@ -302,18 +302,6 @@ class Host:
             self.metrics.steps += 1
         if inflight or not self.driver.over:  # whatever timers still ring after the last program, its time is up
             self.metrics.sample(now, eventful=eventful or self.eventful)
-
-    def _wait_or_relieve(self) -> None:
-        """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up."""
-        end = self.link.next_ps() if self.copies else math.inf
-        if end == math.inf:
-            self.placement.liveness.relieve()
-            return
-        self.plan_at(int(end))
-
-    def plan_again(self) -> None:
-        """Plan a step at this time once more, after something was given up."""
-        self.plan_at(self.now_ps)
 
     def _rank(self, key: Callable[[CallView], object] | None) -> Callable[[object], object] | None:
         """A policy's eviction order, for the calls that the pools know."""
@@ -404,10 +392,6 @@ class Host:
     def noise(self, name: str) -> float:
         """Factor by which a noisy oracle is wrong about ``name``; always the same for a seed."""
         return lognormal(self.config.seed, f"noise/{name}", self.config.noise)
-
-
-def _nothing() -> None:
-    """A happening that only wakes the engine."""
 
 
 def _scheduled_order(call: Call) -> int:

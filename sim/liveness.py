@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from tokencake.policies.api import Event, EventKind, Trigger, overrides
 from tokencake.sim.calls import Call, Status
-from tokencake.sim.config import PS, to_ps
+from tokencake.sim.config import PS, StuckError, to_ps
 from tokencake.sim.stall import Stall
 
 if TYPE_CHECKING:
     from tokencake.sim.host import Host
     from tokencake.sim.placement import Placement
+
+
+MOST_IDLE_PLANS = 1_000_000
+"""So often in a row nothing may be planned while calls wait; a policy that copies the same thing for ever gets here."""
 
 
 class Liveness:
@@ -28,6 +32,8 @@ class Liveness:
         self._placement = placement
         self._places = overrides(host.policy, "place")
         self._relieved_at = (-1, 0)
+        self._given_up_at = (-1, 0)
+        self._idle_plans = self._steps = 0
 
     def room(self, call: Call, blocks: int) -> bool:
         """Whether reservations leave a waiting call the ``blocks`` that it needs.
@@ -55,12 +61,35 @@ class Liveness:
         own = max(0, reserved.get(mine, 0) - charged.get(mine, 0))
         return blocks <= max(0, shared) + own
 
-    def relieve(self) -> None:
-        """Nothing runs and nothing could be planned: give something up, or wait for an event.
+    @property
+    def gives_way(self) -> bool:
+        """Whether something was given up so that a call can start, and no time has passed and no step run since."""
+        return self._given_up_at == (self._host.now_ps, self._host.metrics.steps)
+
+    def wait(self) -> None:
+        """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up.
+
+        Raises:
+            StuckError: Nothing has run for too many plans.
+        """
+        host = self._host
+        self._idle_plans = self._idle_plans + 1 if self._steps == host.metrics.steps else 0
+        self._steps = host.metrics.steps
+        if self._idle_plans == MOST_IDLE_PLANS:
+            name = type(host.policy).__name__
+            raise StuckError(f"policy {name} let nothing run in {MOST_IDLE_PLANS:,} plans in a row while calls wait")
+        end = host.link.next_ps() if host.copies else math.inf
+        if end == math.inf:
+            self._relieve()
+        else:
+            host.plan_at(int(end))
+
+    def _relieve(self) -> None:
+        """Nothing could be planned, and nothing is copied: give something up, or wait for an event.
 
         In this order, each time planning again: what the policy gives up (PRESSURE), reservations,
         then the pin whose return is farthest. With nothing left to give up and nothing to come,
-        parked programs are let go.
+        parked programs are let go. The policy cannot take it back (:attr:`gives_way`) before a step has run.
         """
         host = self._host
         scheduler = host.scheduler
@@ -73,19 +102,19 @@ class Liveness:
         self._relieved_at = (now, rung)
         if rung == 0 and self._places:
             self._placement.ask(Trigger.PRESSURE)
-            host.plan_again()
+            host.plan_at(now)
             return
         starving = scheduler.short  # a policy may keep calls out on purpose; that gives nothing up
         if starving and self._placement.reserved:
             self._placement.reserved = {}
             host.metrics.count("reserves_lifted")
             host.reporter.tell(Event(EventKind.RESERVES_LIFTED, now / PS))
-            host.plan_again()
+            self._plan_again()
             return
         pins = [s for s in self._placement.stalls.values() if s.pin.blocks or s.held.blocks]
         if starving and pins:
             self._placement.end_pin(max(pins, key=self._return_ps), EventKind.PIN_LIFTED)
-            host.plan_again()
+            self._plan_again()
             return
         if host.clock.coming_ps == math.inf:
             parked = [run for run in host.driver.programs.values() if run.parked]
@@ -93,7 +122,12 @@ class Liveness:
                 run.parked = False
                 host.metrics.count("parks_lifted")
             if parked:
-                host.plan_again()
+                self._plan_again()
+
+    def _plan_again(self) -> None:
+        """Plan a step at this time once more, after something was given up."""
+        self._given_up_at = (self._host.now_ps, self._host.metrics.steps)
+        self._host.plan_at(self._host.now_ps)
 
     def _return_ps(self, stall: Stall) -> tuple[int, int]:
         """When a stalled call's next call is expected, from declared estimates; then its age."""

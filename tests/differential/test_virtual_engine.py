@@ -101,6 +101,9 @@ class Greedy(Policy):
     def place(self, view, trigger, subject):
         return () if trigger is Trigger.PRESSURE else (Reserve({"nobody": view.gpu.capacity}),)
 
+    def next_change(self, view):
+        return None, view.step + 1
+
 
 @MODES
 @pytest.mark.parametrize("seed", range(10))

@@ -2,7 +2,22 @@
 
 import pytest
 
-from tokencake.policies.api import Drop, EventKind, Keep, Policy, Preempt, Reserve, Trigger, Verdict, stock_admit
+from tokencake.policies.api import (
+    Drop,
+    EventKind,
+    Hold,
+    Keep,
+    Offload,
+    Park,
+    Policy,
+    Preempt,
+    Prefetch,
+    Reserve,
+    Timer,
+    Trigger,
+    Verdict,
+    stock_admit,
+)
 from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, StuckError
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
 from tokencake.sim.run import simulate
@@ -62,20 +77,107 @@ def test_free_recompute_knows_what_was_decoded():
     assert columns["prefill_s"][1] < fresh["prefill_s"][0] + 0.001
 
 
-def test_a_refused_keep_changes_nothing():
-    class KeepNothing(Policy):
-        events = ()
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize("blocks", [0, -1])
+@pytest.mark.parametrize("action", [Keep, Offload, Prefetch, Hold])
+def test_less_than_one_block_is_refused_and_changes_nothing(action, blocks, runs):
+    class KeepThenNothing(Policy):
+        refused = ()
+        pinned = ()
 
         def observe(self, event, view):
-            self.events += (event.kind,)
+            if event.kind is EventKind.ACTION_REFUSED:
+                self.refused += (event.reason,)
 
         def place(self, view, trigger, subject):
-            return (Keep(view.now + 0.5, blocks=0),) if trigger is Trigger.STALL else ()
+            if trigger is Trigger.STALL and subject.next_calls:
+                return Keep(), Timer(view.now + 0.1), Timer(view.now + 0.2)
+            if trigger is Trigger.TIMER:
+                (stalled,) = view.stalled
+                self.pinned += (stalled.pinned_blocks,)
+                return (action(blocks=blocks, call=stalled.call.id),)
+            return ()
 
-    policy = KeepNothing()
-    simulate([two_turns()], world(), policy)
-    assert EventKind.ACTION_REFUSED in policy.events
-    assert EventKind.PIN_EXPIRED not in policy.events
+    policy = KeepThenNothing()
+    simulate([two_turns()], world(runs=runs, cpu_blocks=50), policy)
+    assert policy.pinned == (5, 5)
+    assert policy.refused == (f"at least one block is needed, not {blocks}",) * 2
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_second_keep_lets_go_of_blocks_and_adds_none(runs):
+    class KeepLess(Policy):
+        pinned = ()
+
+        def place(self, view, trigger, subject):
+            if trigger is Trigger.STALL and subject.next_calls:
+                return Keep(), Timer(view.now + 0.1), Timer(view.now + 0.2), Timer(view.now + 0.3)
+            if trigger is Trigger.TIMER:
+                (stalled,) = view.stalled
+                self.pinned += (stalled.pinned_blocks,)
+                return (Keep(blocks=2 if len(self.pinned) == 1 else 4, call=stalled.call.id),)
+            return ()
+
+    policy = KeepLess()
+    simulate([two_turns()], world(runs=runs), policy)
+    assert policy.pinned == (5, 2, 2)
+
+
+class Insists(Policy):
+    """Asks for the same thing in every step, whatever it was refused."""
+
+    def next_change(self, view):
+        return None, view.step + 1
+
+
+class Reserves(Insists):
+    def place(self, view, trigger, subject):
+        return (Reserve({"nobody": view.gpu.capacity}),) if trigger is Trigger.STEP else ()
+
+
+class Keeps(Insists):
+    def place(self, view, trigger, subject):
+        if trigger is Trigger.STALL:
+            return (Keep(),) if subject.next_calls else ()
+        return [Keep(call=stalled.call.id) for stalled in view.stalled] if trigger is Trigger.STEP else ()
+
+
+class Holds(Insists):
+    def place(self, view, trigger, subject):
+        if trigger is not Trigger.STEP:
+            return ()
+        return [Hold(view.gpu.free, call=stalled.call.id) for stalled in view.stalled if view.gpu.free]
+
+
+class Parks(Insists):
+    def place(self, view, trigger, subject):
+        return [Park(call.program.id) for call in view.waiting] if trigger is Trigger.STEP else ()
+
+
+@pytest.mark.parametrize("policy", [Reserves, Keeps, Holds, Parks])
+def test_what_was_given_up_cannot_be_taken_back_at_once(policy):
+    programs = [two_turns(name, tool_s=0.2) for name in "abc"]
+    summary = simulate(programs, world(gpu_blocks=8), policy()).summary
+    assert summary["calls"] == 6
+    assert summary["events"]["actions_refused"] > 0
+
+
+def test_a_policy_that_lets_nothing_run_for_ever_is_stopped(monkeypatch):
+    class Again(Insists):
+        """Copies a chain in again and again while another call waits for its memory."""
+
+        def place(self, view, trigger, subject):
+            if trigger is Trigger.STALL:
+                return (Offload(),) if subject.next_calls else ()
+            if trigger is not Trigger.STEP:
+                return ()
+            chains = [stalled.call.id for stalled in view.stalled if stalled.next_calls]
+            return [action(call=name) for name in chains for action in (Drop, Prefetch)]
+
+    monkeypatch.setattr("tokencake.sim.liveness.MOST_IDLE_PLANS", 200)
+    programs = [two_turns("p", tool_s=100.0), one("q", call("c", [Piece("q", 64)], 16), at=0.5)]
+    with pytest.raises(StuckError, match="let nothing run in 200 plans in a row"):
+        simulate(programs, world(gpu_blocks=8, cpu_blocks=50), Again())
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
