@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Any
 
 from tokencake.experiments.errors import UsageError
@@ -155,6 +155,8 @@ class Row:
         measured: mean over the measured runs.
         predicted: mean over the predicted runs.
         error: `predicted / measured - 1`; NaN where 0 was measured and something else predicted.
+        standard_error: of `error`, from how repeated runs scatter on both sides (a single prediction counts as exact);
+            NaN without repeated measurements, or where the mean is 0.
         spread: range of the repeated measurements over their mean; NaN without repeats, or where the mean is 0.
         repeats: measured runs.
     """
@@ -165,6 +167,7 @@ class Row:
     measured: float
     predicted: float
     error: float
+    standard_error: float
     spread: float
     repeats: int
 
@@ -178,8 +181,16 @@ def _row(pair: Pair, metric: str) -> Row:
     predicted, measured = pair.values(metric)
     mean, forecast = fmean(measured), fmean(predicted)
     error = forecast / mean - 1 if mean else (0.0 if forecast == 0 else math.nan)
-    spread = (max(measured) - min(measured)) / mean if mean and len(measured) > 1 else math.nan
-    return Row(pair.setting, pair.policy, metric, mean, forecast, error, spread, len(measured))
+    scatter = spread = math.nan
+    if mean and len(measured) > 1:
+        scatter = math.hypot(standard_error(predicted), (1 + error) * standard_error(measured)) / mean
+        spread = (max(measured) - min(measured)) / mean
+    return Row(pair.setting, pair.policy, metric, mean, forecast, error, scatter, spread, len(measured))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of independent runs, in their unit; 0 for a single run, of which nothing is known."""
+    return math.sqrt(variance(values) / len(values)) if len(values) > 1 else 0.0
 
 
 def load_averages(pairs: Sequence[Pair]) -> tuple[float, float] | None:

@@ -34,6 +34,7 @@ _SHOWN = (
     ("to GPU", "h2d_bytes"),
 )
 _LEFT_OUT = ("p50", "p99")  # of the terminal, which is narrower
+_NOTED = ("program_latency_mean_s", "makespan_s", "computed_tokens", "hit_tokens")
 _SPREADS = ("program_latency_mean_s", "makespan_s")
 
 
@@ -118,7 +119,8 @@ def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking])
     ]
     if any(len(pair.measured) > 1 for pair in pairs):
         notes.append("Spread: range of the repeated measurements over their mean, in percent.")
-    for metric in ("program_latency_mean_s", "makespan_s", "computed_tokens", "hit_tokens"):
+        notes.append(_beyond_scatter(rows))
+    for metric in _NOTED:
         errors = [row.error for row in rows if row.metric == metric and not math.isnan(row.error)]
         if errors:
             mean = sum(map(abs, errors)) / len(errors)
@@ -128,6 +130,16 @@ def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking])
     if loads is not None and measured == "live":  # what else ran changes nothing in simulated time
         notes.append(f"Load average of the machine during the measured runs: {loads[0]:.1f} to {loads[1]:.1f}.")
     return notes
+
+
+def _beyond_scatter(rows: Sequence[Row]) -> str:
+    """Which of the errors that are noted cannot be put down to how the runs scatter."""
+    found = [
+        f"{row.setting} {row.policy} {row.metric} {row.error:+.1%}".strip()
+        for row in rows
+        if row.metric in _NOTED and abs(row.error) > 2 * row.standard_error
+    ]
+    return f"Errors beyond two standard errors of the repeats: {', '.join(found) or 'none'}."
 
 
 def _hosts(runs: Iterable[Run]) -> str:

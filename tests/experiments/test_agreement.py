@@ -1,6 +1,7 @@
 """`tokencake compare`: who is compared with whom, signed errors, spread and ranking, on made-up runs."""
 
 import json
+import math
 
 import pandas as pd
 import pytest
@@ -65,6 +66,30 @@ def test_errors_are_signed_and_relative_to_the_mean_of_the_repeats(measured_and_
     assert vllm.error == pytest.approx(-0.1)
     assert vllm.spread == pytest.approx(0.2)
     assert rows["vllm", "preemptions"].error == 0.0, "nothing measured, nothing predicted"
+
+
+def test_an_error_says_how_well_it_is_known_from_the_repeats_of_both_sides(write, tmp_path):
+    for repeat, (measured, predicted) in enumerate(((9.0, 11.0), (11.0, 13.0))):
+        write("live", "live", "vllm", measured, repeat)
+        write("sim", "sim", "vllm", predicted, repeat)
+    rows = {
+        row.metric: row for row in compare(pair_up([find_runs([tmp_path / "live"]), find_runs([tmp_path / "sim"])]))
+    }
+    latency = rows["program_latency_mean_s"]
+    assert latency.error == pytest.approx(0.2)
+    # Both means have a standard error of 1 s: one tenth of what was measured, one twelfth of what was predicted.
+    assert latency.standard_error == pytest.approx(1.2 * ((1 / 10) ** 2 + (1 / 12) ** 2) ** 0.5)
+    write("once", "live", "vllm-priority", 6.0)
+    write("forecast", "sim", "vllm-priority", 6.0)
+    (single,) = pair_up([find_runs([tmp_path / "once"]), find_runs([tmp_path / "forecast"])])
+    assert all(math.isnan(row.standard_error) for row in compare([single]) if row.measured)
+
+
+def test_only_errors_beyond_the_scatter_are_named(measured_and_predicted, tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "live"), str(tmp_path / "sim"), "--out", str(tmp_path / "c")]) == 0
+    (line,) = (text for text in capsys.readouterr().out.splitlines() if text.startswith("Errors beyond"))
+    assert "vllm-offload program_latency_mean_s +10.0%" in line
+    assert " vllm program" not in line, "10 % off, where equal runs differ by 20 %"
 
 
 def test_ranking_sets_pairs_inside_the_spread_aside(measured_and_predicted):
