@@ -39,7 +39,7 @@ class LiveLink(Link):
         cpu_time: Measure CPU time (wall time otherwise).
 
     Attributes:
-        measured: Every copy whose time was measured, in the order in which they began.
+        copied: Every copy whose time was measured, in the order in which they began.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LiveLink(Link):
         self._due: dict[Transfer, Where] = {}
         self._took_ps: dict[Transfer, int] = {}
         self._staged: dict[Transfer, Staged] = {}
-        self.measured = Table(COPY_COLUMNS)
+        self.copied = Table(COPY_COLUMNS)
 
     def start(self, transfer: Transfer) -> None:
         """See :meth:`tokencake.sim.link.Link.start`."""
@@ -95,7 +95,7 @@ class LiveLink(Link):
             self._took_ps[transfer] = (self._time_ns() - begin) * PS_PER_NS
         work = super()._begin(transfer)
         if self._measured:
-            self.measured.add(transfer.direction, transfer.size_bytes, transfer.runs, work / PS)
+            self.copied.add(transfer.direction, transfer.size_bytes, transfer.runs, work / PS)
         return work
 
     def _work_ps(self, transfer: Transfer) -> int:

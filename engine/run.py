@@ -86,7 +86,7 @@ def run_live(
     timing = {"loop_cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
     result = host.metrics.result(timing)
     result.steps = host.steps
-    result.copies = host.link.measured if live.copies == "measured" and config.engine.cpu_blocks else None
+    result.copies = host.link.copied if live.copies == "measured" and config.engine.cpu_blocks else None
     if not finished:
         result.summary["interrupted"] = True
     timing["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -165,7 +165,11 @@ class TierView(Protocol):
 
 
 class LinkView(Protocol):
-    """The GPU-CPU link."""
+    """The GPU-CPU link.
+
+    Bandwidths are the configured ones also where ``bounds.free_transfer`` lets copies take no time; what a
+    copy takes is :meth:`CostView.transfer_time`.
+    """
 
     @property
     def d2h_bytes_per_s(self) -> float: ...
@@ -182,7 +186,9 @@ class CostView(Protocol):
 
     def prefill_time(self, new_tokens: int, context_tokens: int = 0) -> float: ...
     def step_time(self, batch: int, context_tokens: int) -> float: ...
-    def transfer_time(self, blocks: int, direction: str) -> float: ...
+    def transfer_time(self, blocks: int, direction: str) -> float:
+        """A copy that has its direction ("d2h" or "h2d") to itself; 0 with ``bounds.free_transfer``."""
+        ...
 
 
 class View(Protocol):
@@ -246,6 +252,7 @@ class View(Protocol):
 
         Raises:
             InformationError: The level is NONE.
+            ValueError: The program has no such LLM call.
         """
         ...
 
@@ -254,6 +261,7 @@ class View(Protocol):
 
         Raises:
             InformationError: The level is NONE.
+            ValueError: The program has no such tool call.
         """
         ...
 

@@ -9,7 +9,7 @@ moment of the question.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tokencake.policies.api import CallView as CallProtocol
 from tokencake.policies.api import Info, InformationError, Need
@@ -18,6 +18,7 @@ from tokencake.sim.call_view import CallView, ChainView
 from tokencake.sim.calls import Call, ProgramRun
 from tokencake.sim.config import PS
 from tokencake.sim.program_view import ProgramView
+from tokencake.traces.schema import LLMNode, ToolNode
 
 if TYPE_CHECKING:
     from tokencake.sim.blocks import BlockPool
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from tokencake.sim.cpu_blocks import BlockCpuTier
     from tokencake.sim.host import Host
     from tokencake.sim.kv import RunPool
+
+
+_KINDS: Mapping[type, str] = {LLMNode: "an LLM call", ToolNode: "a tool call", type(None): "none of its nodes"}
+
+_Node = TypeVar("_Node", LLMNode, ToolNode)
 
 
 class TierView:
@@ -175,23 +181,15 @@ class HostView:
         run = self._host.driver.programs.get(program.id)
         if run is None:
             return None
-        call = run.nodes[node]
-        return self._foresee(
-            f"output:{call.agent_type}",  # type: ignore[union-attr]
-            f"{program.id}/{node}",
-            float(call.output_tokens),  # type: ignore[union-attr]
-        )
+        call = _node(run, node, LLMNode)
+        return self._foresee(f"output:{call.agent_type}", f"{program.id}/{node}", float(call.output_tokens))
 
     def foresee_tool(self, program: ProgramProtocol, node: str) -> float | None:
         run = self._host.driver.programs.get(program.id)
         if run is None:
             return None
-        tool = run.nodes[node]
-        return self._foresee(
-            f"tool:{tool.tool}",  # type: ignore[union-attr]
-            f"{program.id}/{node}",
-            tool.duration_s,  # type: ignore[union-attr]
-        )
+        tool = _node(run, node, ToolNode)
+        return self._foresee(f"tool:{tool.tool}", f"{program.id}/{node}", tool.duration_s)
 
     def _foresee(self, group: str, name: str, truth: float) -> float | None:
         if self._info is Info.ORACLE:
@@ -203,3 +201,13 @@ class HostView:
                 f"the policy's information level is NONE, which hides {group.split(':')[0]} of {name}"
             )
         return self._host.knowledge.expect(group)
+
+
+def _node(run: ProgramRun, node: str, kind: type[_Node]) -> _Node:
+    """A node of a program, if it is of the kind that a policy asks about."""
+    found = run.nodes.get(node)
+    if not isinstance(found, kind):
+        raise ValueError(
+            f"node {node!r} of program {run.program.program!r} must be {_KINDS[kind]}, is {_KINDS[type(found)]}"
+        )
+    return found

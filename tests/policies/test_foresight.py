@@ -3,6 +3,7 @@
 import pytest
 
 from tokencake.policies.api import Info, InformationError, Policy
+from tokencake.policies.guard import HookError
 
 
 class Asks(Policy):
@@ -63,6 +64,24 @@ def test_a_noisy_oracle_is_wrong_in_the_same_way_about_a_call_and_its_node(ask):
 
 def test_level_none_is_told_nothing(ask):
     assert "hides output of p/first" in ask(Info.NONE).answers
+
+
+@pytest.mark.parametrize(
+    ("question", "node", "answer"),
+    [
+        ("foresee_tool", "first", "node 'first' of program 'p' must be a tool call, is an LLM call"),
+        ("foresee_call", "tool", "node 'tool' of program 'p' must be an LLM call, is a tool call"),
+        ("foresee_tool", "third", "node 'third' of program 'p' must be a tool call, is none of its nodes"),
+    ],
+)
+def test_a_question_about_the_wrong_node_is_refused(play, program, turn, question, node, answer):
+    class Errs(Policy):
+        def place(self, view, trigger, subject):
+            getattr(view, question)(subject.call.program, node)
+            return ()
+
+    with pytest.raises(HookError, match=f"Errs: place raised ValueError: {answer}"):
+        play([program("p", *turn(16))], Errs())
 
 
 def test_a_finished_call_has_all_its_outputs(play, program, turn):
