@@ -55,7 +55,6 @@ class CountedManager(CPUOffloadingManager):
     """VLLM's manager of the CPU tier, with counters.
 
     Attributes:
-        evicted: Blocks overwritten so far.
         stored: Blocks written so far.
         used: Blocks read at least once after they were written.
         refused: Requests whose last store found no room.
@@ -65,7 +64,7 @@ class CountedManager(CPUOffloadingManager):
     def __init__(self, blocks: int):
         super().__init__(blocks)
         self._policy = RankedLru(blocks)
-        self.evicted = self.stored = self.used = self.skipped = 0
+        self.stored = self.used = self.skipped = 0
         self.refused: dict[str, None] = {}
         self._skipped_at: dict[str, OffloadKey] = {}
         self._unread: dict[OffloadKey, None] = {}
@@ -96,7 +95,6 @@ class CountedManager(CPUOffloadingManager):
         """Take room for what the tier lacks of ``keys``."""
         output = super().prepare_store(keys, req_context)
         if output is not None:
-            self.evicted += len(output.evicted_keys)
             for key in output.evicted_keys:
                 self._unread.pop(key, None)
             self.blocks.owners.update(dict.fromkeys(output.keys_to_store, req_context.req_id))
@@ -150,11 +148,6 @@ class EngineTier(BlockCpuTier):
         self._manager = manager
         self._tree = tree
         self._loading = loading
-
-    @property
-    def evicted(self) -> int:  # type: ignore[override]
-        """Blocks overwritten so far."""
-        return self._manager.evicted
 
     @property
     def stored(self) -> int:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""The statistics every table and figure uses: percentiles, means over seeds, paired differences."""
+"""The statistics every table and figure uses: means over seeds, paired differences, and their intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,6 @@ _T95 = (
 )  # fmt: skip
 
 Sample = TypeVar("Sample", int, tuple[int, int])  # a seed, or a seed and a repeat
-
-QUANTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
-
-
-def percentile(values: Sequence[float], q: float) -> float:
-    """The q-th percentile (0..100) by linear interpolation between order statistics, as `numpy.percentile` has it.
-
-    >>> percentile([1.0, 2.0, 3.0, 4.0], 50)
-    2.5
-
-    Raises:
-        ValueError: `values` is empty.
-    """
-    if not values:
-        raise ValueError("percentile of no values")
-    ordered = sorted(values)
-    rank = (len(ordered) - 1) * q / 100.0
-    low = math.floor(rank)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
 
 
 def t95(degrees: int) -> float:

@@ -21,7 +21,6 @@ from tokencake.sim.latency.profiles import load_profile
 from tokencake.sim.run import simulate
 from tokencake.traces.generators.code_writer import CodeWriter
 
-MODES: Final[tuple[Mode, ...]] = ("base", "agent", "offload", "agent_offload")
 CPU_GIB: Final = 100
 QUANTITIES: Final = (
     "makespan (s)",

@@ -52,10 +52,6 @@ def print_table(
         console.print(caption, highlight=False, soft_wrap=not console.is_terminal)
 
 
-def _width(text: str) -> int:
-    return max(map(len, text.split("\n")))
-
-
 def _split(widths: Sequence[int], numbers_from: int, room: int) -> list[list[int]]:
     """Columns of each table; as few tables as will do."""
     names = list(range(numbers_from))

@@ -42,7 +42,7 @@ class CpuTier:
 
     def __init__(self, blocks: int, tree: ContentTree):
         self.capacity = blocks
-        self.cached = self.pinned = self.evicted = self.stored = self.used = 0
+        self.cached = self.pinned = self.stored = self.used = 0
         self.evict_key: EvictKey | None = None
         self._tree = tree
         self._ranked = Ring(Stretch(tree.root, 0, 0, None))  # oldest first
@@ -216,7 +216,6 @@ class CpuTier:
             left -= size
             if left <= 0:
                 break
-        self.evicted += count
         return True
 
     def _remove(self, stretch: Stretch, size: int) -> None:

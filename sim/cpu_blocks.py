@@ -22,7 +22,7 @@ class BlockCpuTier:
 
     def __init__(self, blocks: int, tree: ContentTree):
         self.capacity = blocks
-        self.evicted = self.stored = self.used = 0
+        self.stored = self.used = 0
         self.evict_key: EvictKey | None = None
         self._tree = tree
         self._order: OrderedDict[Key, object] = OrderedDict()
@@ -128,7 +128,6 @@ class BlockCpuTier:
             return False
         for key in victims:
             self._remove(key)
-        self.evicted += count
         return True
 
     def _remove(self, key: Key) -> None:

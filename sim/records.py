@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import starmap
 from typing import Any
 
+from tokencake.traces.percentiles import percentile
+
 
 class Table:
     """Rows of plain values under named columns.
@@ -177,30 +179,14 @@ class Integral:
         return self.value * now_ps - self.moment
 
 
-def percentile(ordered: Sequence[float], q: float) -> float:
-    """Percentile by linear interpolation between order statistics (NumPy's default).
-
-    Args:
-        ordered: Values in ascending order.
-        q: Between 0 and 100.
-    """
-    if not ordered:
-        return 0.0
-    position = (len(ordered) - 1) * q / 100
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
-
-
 def distribution(values: Sequence[float]) -> dict[str, float]:
     """Mean, median, tail percentiles and maximum of a sample; zeros if it is empty."""
-    ordered = sorted(values)
-    mean = sum(ordered) / len(ordered) if ordered else 0.0
+    ordered = sorted(values) or [0.0]
     return {
-        "mean": mean,
+        "mean": sum(ordered) / len(ordered),
         "p50": percentile(ordered, 50),
         "p90": percentile(ordered, 90),
         "p95": percentile(ordered, 95),
         "p99": percentile(ordered, 99),
-        "max": ordered[-1] if ordered else 0.0,
+        "max": ordered[-1],
     }

@@ -47,7 +47,6 @@ class Driver:
 
     Attributes:
         programs: Programs under way, by id.
-        done: Programs that ended.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Driver:
         engine: Engine,
     ):
         self.programs: dict[str, ProgramRun] = {}
-        self.started = self.done = self._coming = 0
+        self._coming = 0
         self._clock = clock
         self._source = programs
         self._engine = engine
@@ -92,7 +91,6 @@ class Driver:
         self.ended(run)
 
     def _end(self, run: ProgramRun) -> None:
-        self.done += 1
         del self.programs[run.program.program]
         if self._places:
             self._next_arrival()
@@ -116,7 +114,6 @@ class Driver:
         run = ProgramRun(program, self._clock.now_ps)
         self.programs[program.program] = run
         self._coming -= 1
-        self.started += 1
         self._engine.program_started(run)
         for node in program.nodes:
             if not node.after:

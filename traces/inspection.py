@@ -10,6 +10,7 @@ from typing import Any
 
 from tokencake.traces.files import StrPath
 from tokencake.traces.io import read_trace, trace_sha256
+from tokencake.traces.percentiles import percentile
 from tokencake.traces.prefix import PrefixIndex
 from tokencake.traces.resolve import resolve
 from tokencake.traces.schema import Header, LLMNode, Program, ToolNode
@@ -133,10 +134,7 @@ def distribution(values: Sequence[float]) -> dict[str, float]:
     total = math.fsum(ordered)
     result: dict[str, float] = {"mean": total / len(ordered)}
     for percent in (50, 90, 99):
-        place = (len(ordered) - 1) * percent / 100
-        low = math.floor(place)
-        high = min(low + 1, len(ordered) - 1)
-        result[f"p{percent}"] = ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+        result[f"p{percent}"] = percentile(ordered, percent)
     return {**result, "max": ordered[-1], "total": total}
 
 

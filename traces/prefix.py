@@ -1,7 +1,7 @@
 """How much of a prompt has been seen before: an index of flat pieces by common prefix.
 
 This is a cache of infinite size, in tokens: what an importer must preserve and what
-:func:`tokencake.traces.inspect.inspect_trace` reports.
+:func:`tokencake.traces.inspection.inspect_trace` reports.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from tokencake.traces import fields
-from tokencake.traces.encode import header_to_json, program_to_json
+from tokencake.traces.encode import program_to_json
 from tokencake.traces.errors import BadInput
 from tokencake.traces.fields import array, count, flag, known_keys, labels, name, number, required
 from tokencake.traces.graph import check_graph
@@ -92,15 +92,6 @@ def validate_program(program: Program) -> Program:
         BadInput: as :func:`program_from_json`; its field path is that of the file format.
     """
     return program_from_json(program_to_json(program))
-
-
-def validate_header(header: Header) -> Header:
-    """Check a header that was built in memory and return it.
-
-    Raises:
-        BadInput: as :func:`header_from_json`.
-    """
-    return header_from_json(header_to_json(header))
 
 
 def _node(value: object, app: str) -> Node:

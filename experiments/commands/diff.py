@@ -10,6 +10,7 @@ import zstandard
 
 from tokencake.experiments.arguments import Parser
 from tokencake.experiments.errors import UsageError
+from tokencake.experiments.results import read_lines_zst
 
 _LOG = "decisions.jsonl.zst"
 _DECIDED = ("time_s", "step", "hook", "subject", "decision", "outcome")
@@ -58,9 +59,7 @@ def read_log(directory: Path) -> Iterator[Row]:
             raise UsageError(f"{directory}: no such directory")
         raise UsageError(f"{directory}: no {_LOG}; run it with log.decisions=true")
     try:
-        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-            text = stream.read().decode()
-        rows = [json.loads(line) for line in text.splitlines()]
+        rows = list(read_lines_zst(path))
     except (OSError, ValueError, zstandard.ZstdError) as error:
         raise UsageError(f"{path}: not a decision log: {error}") from error
     missing = [key for row in rows[:1] for key in (*_DECIDED, "digest", "seen") if key not in row]

@@ -8,7 +8,7 @@ All times are integer picoseconds and all arithmetic is exact. A step's forward 
 A profile's ``decode_factor`` multiplies the first, its ``prefill_factor`` the second, and
 ``overhead_us`` is added once per step. For a fixed number of decodes the decode part is piecewise
 linear in the summed context with integer slopes, so the sum over a run of decode-only steps has a
-closed form that equals the loop to the last picosecond (`jump_ps`).
+closed form that equals the loop to the last picosecond.
 """
 
 from __future__ import annotations
@@ -175,19 +175,3 @@ class RangeCounter:
     def counts(self) -> dict[str, int]:
         """Return the counts so far, by dimension."""
         return dict(self._counts)
-
-
-def jump_ps(model: LatencyModel, steps: int, decodes: int, decode_context: int) -> int:
-    """Return the exact time of ``steps`` decode-only steps in a row, in picoseconds.
-
-    The first step attends ``decode_context`` tokens and each next one ``decodes`` more. Equals the
-    sum of ``step_ps`` over the loop; costs one `LatencyModel.decode_cell` per cell crossed.
-    """
-    total = 0
-    while steps > 0:
-        start_ps, slope, end = model.decode_cell(decodes, decode_context)
-        inside = min(steps, (end - 1 - decode_context) // decodes + 1)
-        total += inside * start_ps + slope * decodes * (inside * (inside - 1) // 2)
-        decode_context += inside * decodes
-        steps -= inside
-    return total

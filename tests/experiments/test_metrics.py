@@ -5,19 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.experiments.metrics import mean_interval, paired_difference, percentile, t95
+from tokencake.experiments.metrics import mean_interval, paired_difference, t95
 
 FLOATS = st.floats(-1e6, 1e6)
-
-
-@given(st.lists(FLOATS, min_size=1, max_size=40), st.floats(0, 100))
-def test_percentile_is_numpys(values, q):
-    assert percentile(values, q) == pytest.approx(float(np.percentile(values, q)), rel=1e-9, abs=1e-6)
-
-
-def test_percentile_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match="no values"):
-        percentile([], 50)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 4, 9, 30, 31, 60, 500])

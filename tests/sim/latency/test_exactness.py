@@ -1,4 +1,4 @@
-"""What every latency model promises: whole picoseconds, exact cells, exact jumps, honest counting."""
+"""What every latency model promises: whole picoseconds, exact cells, honest counting."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.sim.latency.base import UNBOUNDED, LatencyModel, MeasuredRange, RangeCounter, Scale, jump_ps
+from tokencake.sim.latency.base import UNBOUNDED, LatencyModel, MeasuredRange, RangeCounter, Scale
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
 from tokencake.sim.latency.profiles import load_profile
 from tokencake.sim.latency.roofline import RooflineLatency
@@ -65,13 +65,6 @@ def test_pieces_meet(name, calls, context):
     start, slope, end = model(name).decode_cell(calls, context)
     if end < UNBOUNDED:
         assert model(name).decode_ps(calls, end) == start + slope * (end - context)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@given(steps=st.integers(0, 300), calls=st.integers(1, 200), context=st.integers(0, 100_000))
-def test_a_jump_is_the_loop(name, steps, calls, context):
-    loop = sum(model(name).step_ps((), calls, context + i * calls) for i in range(steps))
-    assert jump_ps(model(name), steps, calls, context) == loop
 
 
 @pytest.mark.parametrize("name", NAMES)
