@@ -20,12 +20,23 @@ def test_the_readmes_policy_runs(tmp_path, monkeypatch):
     assert main(["run", "+experiment=tiny", *words, "out=a"]) == 0
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/index.md", "docs/reproduce.md", "docs/metrics.md"])
+PAGES = ["README.md", "CHANGELOG.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("**/*.md"))]
+
+
+def headings(page):
+    """Names by which a page's headings are linked to."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", PAGES)
 def test_links_lead_somewhere(document):
     path = ROOT / document
-    targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text(encoding="utf-8"))
-    missing = [target for target in targets if not (path.parent / target).exists()]
-    assert not missing
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", path.read_text(encoding="utf-8"))
+    for file, heading in links:
+        target = path.parent / file if file else path
+        assert target.exists()
+        assert not heading or heading in headings(target)
 
 
 @pytest.mark.slow

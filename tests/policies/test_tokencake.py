@@ -119,7 +119,8 @@ def test_unbuffered_cpu_blocks_cost_an_allocation_first(stalled, decided):
 
 def test_released_kv_is_copied_but_never_held(stalled, decided):
     result, acts = decided(stalled(), Tokencake(hold="release", gate=False, spatial=False, prediction=False))
-    assert kinds(acts)[:2] == ["Timer"] or "Keep" not in kinds(acts)
+    assert "Keep" not in kinds(acts)
+    assert "Offload" in kinds(acts)
     assert result.summary["stalled_kv_gb_s"] == 0
     assert result.summary["d2h_bytes"] > 0
 
