@@ -18,6 +18,7 @@ _VERBATIM = ("out", "trace.path", "hardware.profile", "policy.target", *(f"polic
 _ONCE = ("out", "overwrite", "host")
 _SET_BY_GROUP = ("policy.name", "trace.source")
 _LISTED_BY = {"policy": "tokencake policies", "hardware": "tokencake hardware"}
+_FILE_OF = {"trace": "trace.path", "hardware": "hardware.profile"}
 _CONFIG_DIR = ("--config-dir", "-cd")
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 
@@ -123,7 +124,12 @@ def check_options(parsed: Iterable[Override], options: Mapping[str, Sequence[str
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else iter([override.value()])
         for value in values:
             if str(value) not in known:
-                hint = did_you_mean(str(value), known, _LISTED_BY.get(key, ""))
+                is_file = key in _FILE_OF and Path(str(value)).suffix
+                hint = (
+                    f"a file is {_FILE_OF[key]}={value}"
+                    if is_file
+                    else did_you_mean(str(value), known, _LISTED_BY.get(key, ""))
+                )
                 raise UsageError(f"{key}={value}: unknown {key}; {hint}")
 
 

@@ -1,4 +1,4 @@
-"""vLLM with its own CPU offloading connector: store on compute, load on hit."""
+"""vLLM with its own CPU offloading connector: prompts are stored as they are computed, hits loaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tokencake.policies.api import ChainView, Info, Policy, View
 
 
 class VllmOffload(Policy):
-    """vLLM with native CPU offloading: every computed block is copied, a CPU hit is loaded at admission.
+    """vLLM with native CPU offloading: computed prompt blocks are copied, a CPU hit is loaded at admission.
 
     vLLM 0.32 ``OffloadingConnector`` with the ``lru`` CPU backend. Loading needs no decision here: a
     host loads what it finds in the CPU tier. What is stored, and when, is

@@ -235,7 +235,7 @@ class BlockPool:
                 self._tree.forget(segment)
 
     def _choose(self) -> int:
-        """See :meth:`RunPool._choose`."""
+        """See :meth:`tokencake.sim.free_list.FreeList.choose`."""
         key = self.evict_key
         assert key is not None
         best: int | None = None
