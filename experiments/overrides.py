@@ -19,6 +19,7 @@ _ONCE = ("out", "overwrite", "host")
 _SET_BY_GROUP = ("policy.name", "trace.source")
 _LISTED_BY = {"policy": "tokencake policies", "hardware": "tokencake hardware"}
 _FILE_OF = {"trace": "trace.path", "hardware": "hardware.profile"}
+_FILES = (".yaml", ".yml", ".csv", ".json", ".jsonl", ".gz", ".zst")
 _CONFIG_DIR = ("--config-dir", "-cd")
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 
@@ -124,12 +125,9 @@ def check_options(parsed: Iterable[Override], options: Mapping[str, Sequence[str
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else iter([override.value()])
         for value in values:
             if str(value) not in known:
-                is_file = key in _FILE_OF and Path(str(value)).suffix
-                hint = (
-                    f"a file is {_FILE_OF[key]}={value}"
-                    if is_file
-                    else did_you_mean(str(value), known, _LISTED_BY.get(key, ""))
-                )
+                hint = did_you_mean(str(value), known, _LISTED_BY.get(key, ""))
+                if key in _FILE_OF and ("/" in str(value) or str(value).endswith(_FILES)):
+                    hint = f"a file is {_FILE_OF[key]}={value}"
                 raise UsageError(f"{key}={value}: unknown {key}; {hint}")
 
 

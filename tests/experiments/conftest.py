@@ -1,4 +1,4 @@
-"""Made-up results of a known shape, so that files, tables and figures are tested without a simulation."""
+"""An empty directory to run in, and made-up results of a known shape, to test tables without a simulation."""
 
 import json
 import random
@@ -46,6 +46,12 @@ def fake_summary(policy, seed, latencies):
     summary = {"host": "sim", "policy": policy, "seed": seed, "prefill_tokens": tokens} | dict.fromkeys(keys, 0.0)
     summary |= dict.fromkeys(("program_latency_s", "ttft_s", "queue_s", "prefill_s", "decode_s"), spread)
     return summary | {"makespan_s": max(latencies), "refused_calls": 0, "refused_programs": 0}
+
+
+@pytest.fixture
+def empty_directory(tmp_path, monkeypatch):
+    """The test runs in an empty directory."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -11,9 +11,7 @@ from tokencake.policies import registry
 SWEEP = ("run", "-m", "+experiment=tiny", "trace=demo", "trace.programs_count=4", "policy=vllm,vllm-priority")
 
 
-@pytest.fixture(autouse=True)
-def in_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 def test_a_sweep_has_readable_jobs_and_tables(tmp_path, capsys):

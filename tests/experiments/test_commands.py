@@ -1,0 +1,105 @@
+"""The commands beside `tokencake run`, and help."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from commands import files, refused
+from tokencake.experiments.cli import main
+
+pytestmark = pytest.mark.usefixtures("empty_directory")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["plot", "--help"], ["trace", "import", "--help"]])
+def test_help_is_there(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 0
+    assert "tokencake" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, tokencake.experiments.cli as c; c.parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"hydra", "pandas", "numpy", "matplotlib", "rich"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["polices"], "did you mean 'policies'?"),
+        (["policies", "vlm"], "did you mean 'vllm'?"),
+        (["plot"], "required"),
+        (["plot", "absent"], "absent: no such directory"),
+        (["plot", "."], "holds no run"),
+        (["trace", "inspect", "absent"], "absent: no such file"),
+        (["trace", "validate", "absent"], "absent: no such file"),
+        (["trace", "import", "absent", "out.jsonl"], "absent: no such file"),
+        (["trace", "generate", "code_writr", "out.jsonl"], "did you mean 'code_writer'?"),
+        (["trace", "generate", "code_writer", "out.jsonl", "qps"], "not KEY=VALUE"),
+        (["trace", "generate", "code_writer", "out.jsonl", "qpps=1"], "did you mean 'qps'?"),
+        (["hardware", "build", "absent", "h100_sxm", "out.yaml"], "config.json"),
+    ],
+)
+def test_other_commands_refuse_in_one_line(words, said, tmp_path, capsys):
+    assert said in refused(capsys, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trace_commands_work_together(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,100,10\n1.5,50,20\n")
+    assert main(["trace", "import", "list.csv", "out.jsonl"]) == 0
+    assert "2 programs, 2 calls from request_list" in capsys.readouterr().out
+    assert "already there" in refused(capsys, "trace", "import", "list.csv", "out.jsonl")
+    assert main(["trace", "validate", "out.jsonl"]) == 0
+    capsys.readouterr()
+    assert main(["trace", "inspect", "out.jsonl", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["programs"] == 2
+    assert main(["run", "+experiment=request_list", "trace.path=list.csv", "out=a"]) == 0
+    assert main(["run", "+experiment=request_list", "trace.path=out.jsonl", "out=b"]) == 0
+    assert files(tmp_path / "a")["calls.parquet"] == files(tmp_path / "b")["calls.parquet"]
+
+
+def test_every_policy_is_described_as_it_is_set(capsys):
+    from tokencake.policies import registry
+
+    for name in (*registry.names(), "compose"):
+        assert main(["policies", name]) == 0
+    out = capsys.readouterr().out
+    assert "policy.first_quantum_s=1.0  (float)" in out
+    assert "policy.decay=true  (bool)" in out
+    assert "policy.info=null" in out
+    assert "``" not in out
+
+
+def test_pages_are_written(tmp_path, capsys):
+    assert main(["policies", "--pages", str(tmp_path / "pages")]) == 0
+    assert (tmp_path / "pages" / "continuum.md").read_text().startswith("# continuum")
+    (tmp_path / "file").write_text("")
+    assert main(["policies", "--pages", str(tmp_path / "file")]) == 2
+    assert "--pages" in capsys.readouterr().err
+
+
+def test_policies_and_hardware_are_listed(capsys):
+    assert main(["policies"]) == 0
+    assert main(["policies", "vllm-offload"]) == 0
+    assert main(["hardware"]) == 0
+    out = capsys.readouterr().out
+    assert "vllm-offload" in out
+    assert "policy.prompt_only=" in out
+    assert "a800-qwen2.5-14b" in out
+
+
+def test_a_profile_that_was_built_says_once_where_its_times_come_from(tmp_path, capsys):
+    shape = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8}
+    shape |= {"num_key_value_heads": 2, "vocab_size": 32000, "max_position_embeddings": 4096, "torch_dtype": "bfloat16"}
+    (tmp_path / "model").mkdir()
+    names = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(shape | names))
+    assert main(["hardware", "build", "model", "h100_sxm", "mine.yaml"]) == 0
+    line = capsys.readouterr().out
+    assert line.count("step times from") == 1
+    assert "(roofline)" not in line and "(table)" not in line
+    assert line.endswith("use it with hardware.profile=mine.yaml\n")

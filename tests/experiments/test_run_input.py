@@ -1,0 +1,128 @@
+"""What `tokencake run` takes, and how it refuses the rest: one line, exit code 2, nothing written."""
+
+import json
+
+import pytest
+
+from commands import TINY, refused
+from tokencake.experiments.cli import main
+
+pytestmark = pytest.mark.usefixtures("empty_directory")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["policy=vlm"], "policy=vlm: unknown policy; did you mean 'vllm'?"),
+        (["policy=vllm-offload", "policy.prompt_onyl=true"], "did you mean 'policy.prompt_only'?"),
+        (["policy=vllm-offload", "policy.prompt_only=maybe"], "prompt_only"),
+        (["policy=custom"], "target"),
+        (["policy=compose"], "names no part"),
+        (["policy=compose", "policy.order=thunderagent"], "does not decide there; it decides place"),
+        (["policy=compose", "policy.place=autellix"], "needs order=autellix"),
+        (["policy=continuum", "policy.info=all"], "policy.info: must be one of class_mean"),
+        (["policy=vllm", "policy.info=oracle"], "policy.info: unknown key"),
+        (["policy=custom", "policy.target=no_such_module:X"], "no_such_module"),
+        (["trace=code_writr"], "did you mean 'code_writer'?"),
+        (["trace=code_writer", "trace.qpps=1"], "did you mean 'trace.qps'?"),
+        (["trace=code_writer", "trace.qps=-1"], "trace.qps must be > 0"),
+        (["trace=code_writer", "trace.qps=nan"], "trace.qps must be > 0"),
+        (["trace=code_writer", "trace.qps=fast"], "trace.qps: must be float, got 'fast'"),
+        (["trace=code_writer", "trace.profile=froze"], "did you mean 'frozen'?"),
+        (["trace=demo", "hardware=a800"], "did you mean 'a800-qwen2.5-14b'?"),
+        (["trace=demo", "hardware=mine.yaml"], "unknown hardware; a file is hardware.profile=mine.yaml"),
+        (["trace=my/own.jsonl.gz"], "unknown trace; a file is trace.path=my/own.jsonl.gz"),
+        (["trace=demo", "hardware.profile=mine.yaml"], "mine.yaml: cannot read"),
+        (["trace=demo", "engine.gpu_blocks=0"], "engine.gpu_blocks must be > 0, got 0"),
+        (["trace=demo", "engine.gpu_blocks=many"], "engine.gpu_blocks: must be int, got 'many'"),
+        (["trace=demo", "engine.gpu_blocks=100000000000000000000000"], "engine.gpu_blocks: must be 0 or from 1e-12"),
+        (["trace=demo", "engine.cpu_gib=-1"], "engine.cpu_gib: must be >= 0"),
+        (["trace=demo", "engine.versoin=0.22"], "did you mean 'engine.version'?"),
+        (["trace=demo", "engine.version=0.10"], "engine.version"),
+        (["trace=demo", "link.d2h_gb_s=0"], "link.d2h_gb_s must be > 0, got 0"),
+        (["trace=demo", "link.d2h_gb_s=1e-300"], "link.d2h_gb_s: must be 0 or from 1e-12 to 1e+12 in magnitude"),
+        (["trace=demo", "link.d2h_gb_s=inf"], "link.d2h_gb_s: must be 0 or from 1e-12 to 1e+12 in magnitude, got inf"),
+        (["trace=demo", "trace.qps=1e-30"], "trace.qps: must be 0 or from 1e-12"),
+        (["trace=demo", "workload.calls=sometimes"], "workload.calls"),
+        (["trace=demo", "trace.arrivals=closed"], "workload.concurrency must be > 0"),
+        (["trace=demo", "trace.arrivals=sometimes"], "arrivals must be one of"),
+        (["trace=demo", "bounds.infinite_kv=7"], "bounds.infinite_kv: must be bool"),
+        (["trace=demo", "seed=one"], "seed: must be int, got 'one'"),
+        (["trace=demo", "host=smi"], "did you mean 'sim'?"),
+        (["trace=demo", "sed=1"], "did you mean 'seed'?"),
+        (["polcy=vllm"], "polcy: unknown key; did you mean 'policy'?"),
+        (["+polcy=vllm", "trace=demo"], "polcy: unknown key; did you mean 'policy'?"),
+        (["enigne.gpu_blocks=5"], "enigne.gpu_blocks: unknown key; did you mean 'engine.*'?"),
+        (["zzz=1"], "zzz: unknown key; known: bounds.*, engine.*, experiment, hardware, host, link.*, "),
+        (["trace=demo", "+hardware.x=1"], "hardware.x: unknown key; known: draw, jitter, profile, recorded"),
+        (["trace=demo", "policy.hold=keep"], "policy.hold: unknown key; this policy has no parameters"),
+        (["trace=demo", "engine.gpu_block=9"], "'engine.gpu_blocks'? (or engine.cpu_blocks, engine.cpu_gib)"),
+        (["experiment=tinny", "trace=demo"], "did you mean 'tiny'?"),
+        (["trace=demo", "+engine.x=1"], "engine.x: unknown key"),
+        (["trace=demo", "overwrite=perhaps"], "overwrite: must be true or false"),
+        (["trace=demo", "+experiment=tinny"], "did you mean 'tiny'?"),
+        (["trace=demo", "trace.qps=0.1,0.2"], "tokencake run -m"),
+        (["trace=demo", "trace.qps=[1"], "not a valid override"),
+        (["trace=demo", "nonsense"], "neither a flag nor key=value"),
+        (["--config-dir", "absent", "trace=demo"], "no such directory"),
+        ([], "trace.path: missing"),
+        (["trace.path=absent.jsonl"], "absent.jsonl: no such file"),
+        (["-m", "trace=demo", "out=a,b"], "out cannot be swept"),
+        (["-m", "trace=demo", "policy=vllm,vlm"], "policy=vlm: unknown policy"),
+        (["-m", "trace=demo", "seed=0,x"], "seed: must be int"),
+        (["-m", "trace.path=absent.jsonl,other.jsonl"], "absent.jsonl: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, capsys):
+    assert said in refused(capsys, "run", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["virtual", "live"])
+@pytest.mark.parametrize(("version", "said"), [(None, "is not installed"), ("0.22.1", "vLLM 0.22.1 is not a tested")])
+def test_without_a_tested_vllm_one_line_says_how_to_get_it(host, version, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if version is None else name)
+    monkeypatch.setattr("tokencake.engine.install.installed", lambda: version)
+    line = refused(capsys, "run", "trace=demo", f"host={host}")
+    assert f"host={host}" in line
+    assert said in line
+    assert "make engine" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_from_outside(tmp_path, monkeypatch, capsys):
+    (tmp_path / "outside.py").write_text(
+        "from tokencake.policies.api import Policy\n"
+        "class Last(Policy):\n"
+        "    def __init__(self, x: int = 0) -> None:\n"
+        "        assert x == 7\n"
+        "    def order(self, view, waiting):\n"
+        "        return list(reversed(waiting))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main([*TINY, "policy=custom", "policy.target=outside:Last", "policy.params.x=7", "out=a"]) == 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["policy"] == "custom"
+
+
+def test_a_composition_runs_and_says_what_it_is(tmp_path):
+    parts = ["policy=compose", "policy.order=autellix", "policy.place=continuum", "policy.store=vllm-offload"]
+    params = ["policy.params.autellix.mode=atlas", "policy.params.vllm-offload.prompt_only=false"]
+    assert main([*TINY, *parts, *params, "out=a"]) == 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["policy"] == "compose"
+    assert summary["policy_params"]["order"] == "autellix"
+    assert summary["policy_params"]["params"] == {"autellix": {"mode": "atlas"}, "vllm-offload": {"prompt_only": False}}
+
+
+def test_config_dir_adds_experiments(tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 5\n")
+    assert main([*TINY[0:1], "--config-dir", "conf", *TINY[2:], "+experiment=mine", "out=a", "hardware=cpu-tiny"]) == 0
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["seed"] == 5
+
+
+def test_names_with_odd_characters_need_no_quoting(tmp_path):
+    assert main(["trace", "generate", "demo", "my trace=1 (a).jsonl", "programs_count=2"]) == 0
+    assert main(["run", "+experiment=tiny", "trace.path=my trace=1 (a).jsonl", "out=out dir=1"]) == 0
+    assert (tmp_path / "out dir=1" / "summary.json").is_file()
