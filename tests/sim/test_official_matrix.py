@@ -3,11 +3,14 @@
 import csv
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from tokencake.experiments.official_matrix import MEASURED, MODES, simulated
+from tokencake.experiments.official_matrix import MEASURED, simulated
+from tokencake.policies.tokencake_upstream import Mode
 
+MODES = get_args(Mode)
 REORDERING = ("agent", "agent_offload")
 """Modes in which mean latencies scatter by 3 to 7 % from seed to seed; makespans do not."""
 
