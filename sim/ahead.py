@@ -43,7 +43,7 @@ class Ahead:
         self._judges_waiting = overrides(host.policy, "order") or overrides(host.policy, "admit")
 
     def jump(self, ended: Step | None) -> bool:
-        """A step has ended now: take the following steps, as far as they are decodes and nothing disturbs them.
+        """A step has ended now, and nobody prefills: take the following steps, as far as nothing disturbs them.
 
         Args:
             ended: The step; None if the engine was idle. To the jump, it is one in flight that ends now.
@@ -52,7 +52,7 @@ class Ahead:
             Whether a step was taken; if not, nothing has changed.
         """
         scheduler, decodes, inflight = self._scheduler, self._decodes, self._inflight
-        if scheduler.prefilling or not decodes.size or ended is None or len(inflight) != self._depth - 1:
+        if not decodes.size or ended is None or len(inflight) != self._depth - 1:
             return False
         host = self._host
         if (self._places and host.eventful) or decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:

@@ -205,7 +205,8 @@ class Host:
 
         Of what happens at one time a step's end comes first, then events, then the planning of a step.
         """
-        clock, inflight, ahead, copies = self.clock, self.scheduler.inflight, self._ahead, self.copies
+        clock, scheduler, ahead, copies = self.clock, self.scheduler, self._ahead, self.copies
+        inflight, prefilling = scheduler.inflight, scheduler.prefilling
         happen = clock.step
         while True:
             ended: Step | None = None
@@ -216,7 +217,7 @@ class Host:
                 clock.now_ps = now
                 ended = inflight.popleft()
                 if copies:
-                    self.scheduler.ended(ended)
+                    scheduler.ended(ended)
                 for call in ended.firsts:
                     call.first_token_ps = now
                 for call, yields in ended.stale:
@@ -235,9 +236,9 @@ class Host:
                 self.link.collect()
             if self._inbox:
                 self._deliver()
-            if ahead is None or not ahead.jump(ended):
+            if prefilling or ahead is None or not ahead.jump(ended):
                 self._plan(now)
-                if not inflight and not self._inbox and (self.scheduler.waiting or self.scheduler.loading):
+                if not inflight and not self._inbox and (scheduler.waiting or scheduler.loading):
                     self.placement.liveness.wait()
             if self.after_plan is not None:
                 self.after_plan()

@@ -224,7 +224,7 @@ class Scheduler:
         if batch > budget:
             return False
         tick = decodes.tick
-        taken = blocks = decodes.boundary[tick % size]
+        blocks = decodes.boundary[tick % size]
         chunks: list[tuple[Call, int, int]] = []
         if self.prefilling:
             left = budget - batch
@@ -249,8 +249,8 @@ class Scheduler:
         if batch:
             step.decodes = step.tokens = batch
             step.context = decodes.base + batch * tick
-            if taken:
-                pool.take(self.spare, taken)
+        if blocks:
+            pool.take(self.spare, blocks)
         if chunks and self._caching:
             for call, _, _ in chunks:
                 decodes.sync_growers(call.holding.chain)
@@ -260,7 +260,7 @@ class Scheduler:
             if self._caching:
                 decodes.sync_growers(call.holding.chain, before=call.run_order)
             if need:
-                pool.take(call.holding, need)
+                pool.move(self.spare, call.holding, need)
             self._chunk(step, call, tokens)
         return True
 

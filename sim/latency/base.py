@@ -109,6 +109,11 @@ class Scale:
         """Return ``ps`` times the prefill factor, rounded to the nearest picosecond."""
         return (ps * self.prefill_ppm + _PPM // 2) // _PPM
 
+    def prefill_each(self, line: Sequence[int]) -> list[int]:
+        """Return :meth:`prefill` of every value."""
+        ppm = self.prefill_ppm
+        return [(ps * ppm + _PPM // 2) // _PPM for ps in line]
+
     def decode(self, ps: int) -> int:
         """Return ``ps`` times the decode factor, rounded to the nearest picosecond."""
         return (ps * self.decode_ppm + _PPM // 2) // _PPM

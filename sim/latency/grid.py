@@ -54,10 +54,14 @@ class Grid:
     def row_ps(self, row: int) -> list[int]:
         """Return the times of one row at every node of the context axis, in picoseconds."""
         i = max(1, min(bisect_right(self.rows, row), len(self.rows) - 1))
-        low, high = self.rows[i - 1], self.rows[i]
+        width, offset = self.rows[i] - self.rows[i - 1], row - self.rows[i - 1]
         ends = zip(self.ns[i - 1], self.ns[i], strict=True)
-        # Beyond the last row two columns may cross; the running maximum keeps the row monotone.
-        return list(accumulate((max(0, _between(low, a, high, b, row)) for a, b in ends), max))
+        # As _between() does, written out: lines are many, and a line has a node for every context.
+        line = [low * _PS_PER_NS + (high - low) * _PS_PER_NS * offset // width for low, high in ends]
+        if 0 <= offset <= width:
+            return line
+        # Outside the rows two columns may cross; the running maximum keeps the line monotone.
+        return list(accumulate((max(0, ps) for ps in line), max))
 
 
 def _between(x0: int, ns0: int, x1: int, ns1: int, x: int) -> int:

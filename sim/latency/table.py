@@ -143,7 +143,9 @@ class TableLatency:
         self._head = _Lazy(lambda calls: scale.prefill(table.head.ps(calls)))
         self._prefill = _Lazy(self._prefill_line)
         self._decode = _Lazy(self._decode_line)
-        self._prefill_starts = [*table.prefill_attention.contexts[:-1], UNBOUNDED]
+        contexts = table.prefill_attention.contexts
+        self._prefill_starts = [*contexts[:-1], UNBOUNDED]
+        self._prefill_widths = [high - low for low, high in pairwise(contexts)]
 
     def step_ps(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> int:
         """Return the time of one step; see `LatencyModel.step_ps`."""
@@ -156,10 +158,10 @@ class TableLatency:
             time, dense, outside = self._overhead, 0, False
         if prefill:
             tokens = decodes
-            contexts = self._prefill_starts
+            contexts, widths = self._prefill_starts, self._prefill_widths
             for new, context in prefill:
                 tokens += new
-                values, rises, widths = self._prefill[new]
+                values, rises = self._prefill[new]
                 if context:
                     i = bisect_right(contexts, context) - 1
                     time += values[i] + rises[i] * (context - contexts[i]) // widths[i]
@@ -182,9 +184,9 @@ class TableLatency:
 
     def prefill_ps(self, new: int, context: int) -> int:
         """Return the time of a step with one prefill chunk."""
-        values, rises, widths = self._prefill[new]
+        values, rises = self._prefill[new]
         i = bisect_right(self._prefill_starts, context) - 1
-        attention = values[i] + rises[i] * (context - self._prefill_starts[i]) // widths[i]
+        attention = values[i] + rises[i] * (context - self._prefill_starts[i]) // self._prefill_widths[i]
         return self._overhead + attention + self._layers[new] + self._head[1]
 
     def decode_ps(self, decodes: int, decode_context: int) -> int:
@@ -200,13 +202,10 @@ class TableLatency:
         """Return the steps that left the measured range, by dimension."""
         return self._range.counts()
 
-    def _prefill_line(self, new: int) -> tuple[list[int], list[int], list[int]]:
-        """Return a chunk's attention over its context: values, rises and widths of the pieces."""
-        grid = self._table.prefill_attention
-        values = [self._scale.prefill(ps) for ps in grid.row_ps(new)]
-        rises = [high - low for low, high in pairwise(values)]
-        widths = [high - low for low, high in pairwise(grid.contexts)]
-        return values, rises, widths
+    def _prefill_line(self, new: int) -> tuple[list[int], list[int]]:
+        """Return a chunk's attention over its context: values and rises of the pieces."""
+        values = self._scale.prefill_each(self._table.prefill_attention.row_ps(new))
+        return values, [high - low for low, high in pairwise(values)]
 
     def _decode_line(self, decodes: int) -> tuple[list[int], list[int], list[int], int, int]:
         """Return a decode-only step over its summed context.
