@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tokencake.experiments.metrics import mean_interval
+from tokencake.experiments.metrics import mean_interval, relative_change
 from tokencake.experiments.official_matrix import config
 from tokencake.experiments.plots.regime_map import draw
 from tokencake.policies import registry
@@ -124,6 +124,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return found.mean, found.half
 
 
+def change(after: Iterable[Outcome], before: Iterable[Outcome]) -> tuple[float, float]:
+    """Change of the mean latency in per cent, draw by draw, and half the width of its 95 % interval."""
+    mine, theirs = ({draw: o.latency_s for draw, o in enumerate(runs)} for runs in (after, before))
+    found = relative_change(mine, theirs)
+    assert found is not None  # the same draws, and latencies above 0
+    return 100 * found.mean, 100 * found.half
+
+
 def sweep(app: str) -> str:
     """Load sweep: vLLM and TokenCake on common draws, the change paired by draw."""
     lines = [
@@ -134,11 +142,11 @@ def sweep(app: str) -> str:
     for qps in LOADS:
         pairs = [[run(trace(app, qps, seed), name, seed) for name in ("vllm", "tokencake")] for seed in SEEDS]
         before, after = zip(*pairs, strict=True)
-        change = interval([100 * (b.latency_s / a.latency_s - 1) for a, b in pairs])
+        faster = change(after, before)
         points = interval([100 * (b.effective - a.effective) for a, b in pairs])
         lines.append(
             f"| {qps} | {_mean(o.latency_s for o in before):.0f} | {_mean(o.latency_s for o in after):.0f}"
-            f" | {change[0]:+.1f} ± {change[1]:.1f} | {100 * _mean(o.effective for o in before):.1f}"
+            f" | {faster[0]:+.1f} ± {faster[1]:.1f} | {100 * _mean(o.effective for o in before):.1f}"
             f" | {100 * _mean(o.effective for o in after):.1f} | {points[0]:+.1f} ± {points[1]:.1f}"
             f" | {_ratio(before)} | {_ratio(after)} |"
         )
@@ -152,14 +160,14 @@ def ablation(app: str, qps: float = 1.0) -> str:
         " | preemptions | KV in use (%) | effective KV (%) | H2D (GB) | turnover / P90 tool |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    stock: list[float] = []
+    stock: list[Outcome] = []
     for variant in VARIANTS:
         runs = [run(trace(app, qps, seed), variant, seed) for seed in SEEDS]
-        stock = stock or [o.latency_s for o in runs]
-        change = interval([100 * (o.latency_s / s - 1) for o, s in zip(runs, stock, strict=True)])
+        stock = stock or runs
+        faster = change(runs, stock)
         parts = " | ".join(f"{_mean(o.seconds[key] for o in runs):.0f}" for key in runs[0].seconds)
         lines.append(
-            f"| {variant} | {_mean(o.latency_s for o in runs):.0f} | {change[0]:+.1f} ± {change[1]:.1f} | {parts}"
+            f"| {variant} | {_mean(o.latency_s for o in runs):.0f} | {faster[0]:+.1f} ± {faster[1]:.1f} | {parts}"
             f" | {_mean(o.computed for o in runs):.2f} | {_mean(o.summary['preemptions'] for o in runs):.0f}"
             f" | {100 * _mean(o.summary['kv_usage_mean'] for o in runs):.1f}"
             f" | {100 * _mean(o.effective for o in runs):.1f}"
@@ -179,12 +187,12 @@ def regimes(app: str, qps: float = 0.2) -> tuple[list[list[tuple[float, float]]]
         changes.append([])
         ratios.append([])
         for tool_s in TOOLS_S:
-            pairs = [
-                [run(trace(app, qps, seed, tool_s), name, seed, blocks) for name in ("vllm", "tokencake")]
-                for seed in MAP_SEEDS
-            ]
-            changes[-1].append(interval([100 * (b.latency_s / a.latency_s - 1) for a, b in pairs]))
-            ratios[-1].append(_mean(a.turnover for a, _ in pairs))
+            before, after = (
+                [run(trace(app, qps, seed, tool_s), name, seed, blocks) for seed in MAP_SEEDS]
+                for name in ("vllm", "tokencake")
+            )
+            changes[-1].append(change(after, before))
+            ratios[-1].append(_mean(o.turnover for o in before))
     return changes, ratios
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.keys import in_label, shortened
 from tokencake.experiments.labels import policy_labels
-from tokencake.experiments.metrics import mean_interval, paired_difference
+from tokencake.experiments.metrics import Interval, mean_interval, paired_difference, relative_change
 from tokencake.experiments.results import Run
 from tokencake.experiments.varying import facts, varied
 
@@ -142,8 +142,8 @@ def paired(
 ) -> pd.DataFrame:
     """Each policy minus the first one, seed by seed, at every value of the other varying keys.
 
-    Columns: the keys, `policy`, `baseline`, `metric`, `seeds` (common ones), `difference`, `low`, `high`, `relative`
-    (difference over the baseline's mean on those seeds).
+    Columns: the keys, `policy`, `baseline`, `metric`, `seeds` (common ones), `difference`, `low`, `high`, and the same
+    over the baseline's mean on those seeds: `relative`, `relative_low`, `relative_high`.
     """
     rows: list[dict[str, Any]] = []
     base, *others = comparison.policies
@@ -154,12 +154,11 @@ def paired(
                 difference = paired_difference(mine, theirs)
                 if difference is None:
                     continue
-                common = [theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
-                reference = math.fsum(common) / len(common)
+                change = relative_change(mine, theirs) or Interval(math.nan, math.nan, math.nan, difference.count)
                 head = dict(zip(comparison.keys, values, strict=True)) | {"policy": policy, "baseline": base}
                 numbers = {"difference": difference.mean, "low": difference.low, "high": difference.high}
-                relative = difference.mean / reference if reference else math.nan
-                rows.append(head | {"metric": metric, "seeds": difference.count} | numbers | {"relative": relative})
+                numbers |= {"relative": change.mean, "relative_low": change.low, "relative_high": change.high}
+                rows.append(head | {"metric": metric, "seeds": difference.count} | numbers)
     return pd.DataFrame(rows)
 
 

@@ -64,3 +64,17 @@ def paired_difference(values: Mapping[Sample, float], baseline: Mapping[Sample, 
     """
     common = sorted(values.keys() & baseline.keys())
     return mean_interval([values[s] - baseline[s] for s in common]) if common else None
+
+
+def relative_change(values: Mapping[Sample, float], baseline: Mapping[Sample, float]) -> Interval | None:
+    """`paired_difference` over the baseline's mean on the same seeds; None if they share no seed, or that mean is 0.
+
+    A ratio of means, not a mean of ratios: the part of all the time (or whatever is counted) that is saved, in which a
+    long seed weighs as much as it is long. The baseline's mean counts as known.
+    """
+    difference = paired_difference(values, baseline)
+    mean = fmean(baseline[s] for s in sorted(values.keys() & baseline.keys())) if difference else 0.0
+    if difference is None or not mean:
+        return None
+    low, high = sorted((difference.low / mean, difference.high / mean))
+    return Interval(difference.mean / mean, low, high, difference.count)

@@ -71,8 +71,7 @@ def _versus(comparison: Comparison) -> dict[tuple[Any, ...], str]:
         return {}
     cells = {}
     for _, row in paired(comparison, ("latency_mean_s",)).iterrows():
-        scale = 100 * row["relative"] / row["difference"] if row["difference"] else 0.0
-        half = abs(scale) * (row["high"] - row["low"]) / 2
+        half = 100 * (row["relative_high"] - row["relative_low"]) / 2
         key = (row["policy"], *(row[key] for key in comparison.keys))
         cells[key] = f"{100 * row['relative']:+.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
     return cells

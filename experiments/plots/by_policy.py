@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tokencake.experiments.comparison import Comparison
-from tokencake.experiments.metrics import Interval, mean_interval, paired_difference
+from tokencake.experiments.metrics import Interval, mean_interval, relative_change
 from tokencake.experiments.plots.latency_cdf import load_title
 from tokencake.experiments.plots.style import PAGE_IN, colour, new_figure
 from tokencake.policies.pages import BOUNDS
@@ -69,14 +69,12 @@ def by_policy(comparison: Comparison) -> Figure | None:
 
 
 def _ratio(group: pd.DataFrame, base: pd.DataFrame, metric: str) -> Interval:
-    """A metric over that of the base: 1 + mean of the paired differences / the base's mean on common seeds."""
+    """A metric over that of the base, on common seeds; a ratio of means."""
     mine, theirs = (dict(zip(g["seed"].astype(int), g[metric].astype(float), strict=True)) for g in (group, base))
-    difference = paired_difference(mine, theirs)
-    common = [theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
-    if difference is None or not sum(common):
+    change = relative_change(mine, theirs)
+    if change is None:
         return mean_interval([float("nan")])
-    unit = sum(common) / len(common)
-    return Interval(1 + difference.mean / unit, 1 + difference.low / unit, 1 + difference.high / unit, difference.count)
+    return Interval(1 + change.mean, 1 + change.low, 1 + change.high, change.count)
 
 
 def _dots(axis: Axes, intervals: list[Interval], hollow: list[bool]) -> None:

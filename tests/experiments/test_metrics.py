@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.experiments.metrics import mean_interval, paired_difference, t95
+from tokencake.experiments.metrics import mean_interval, paired_difference, relative_change, t95
 
 FLOATS = st.floats(-1e6, 1e6)
 
@@ -39,3 +39,14 @@ def test_paired_difference_uses_common_seeds_only():
     assert difference is not None
     assert (difference.mean, difference.low, difference.high, difference.count) == (1.0, 1.0, 1.0, 2)
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_relative_change_is_of_the_means_so_long_seeds_weigh_more():
+    change = relative_change({0: 5.0, 1: 270.0, 2: 1.0}, {0: 10.0, 1: 300.0})
+    difference = paired_difference({0: 5.0, 1: 270.0}, {0: 10.0, 1: 300.0})
+    assert change is not None
+    assert difference is not None
+    assert change.mean == pytest.approx(-35 / 310), "not the mean of -50 % and -10 %"
+    assert (change.low, change.high, change.count) == (difference.low / 155, difference.high / 155, 2)
+    assert relative_change({0: 1.0}, {1: 1.0}) is None, "no common seed"
+    assert relative_change({0: 1.0}, {0: 0.0}) is None, "nothing to be relative to"
