@@ -221,9 +221,12 @@ class Offloading:
         self._ended.clear()
 
     def _flushed(self, start_ps: int) -> int:
-        """When a step can start that overwrites blocks of the stores in ``_flush``."""
-        flush, self._flush = self._flush, []
-        for job in flush:
+        """When a step can start that overwrites blocks of the stores in ``_flush``.
+
+        Those that have not started do so now, in the order in which they were decided.
+        """
+        flush, self._flush = dict.fromkeys(self._flush), []
+        for job in [job for job in self._under_way if job in flush]:
             if job.step is not None and job.transfer is not None and job.transfer.state == "waiting":
                 job.step.stores = [other for other in job.step.stores if other is not job]
                 self._host.link.start(job.transfer)

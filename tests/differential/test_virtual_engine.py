@@ -77,6 +77,12 @@ def test_no_decision_differs_with_a_cpu_tier(seed, asynchronous):
     assert differences(case, policy("random", seed), engines=JUMPS) == []
 
 
+def test_stores_of_two_preempted_calls_start_in_the_order_in_which_they_were_decided():
+    # The last call is preempted first. Its copy may not overtake the other's, which was decided before it.
+    case = with_cpu_tier(make_case(703, asynchronous=True))
+    assert differences(case, policy("random", 703), engines=JUMPS) == []
+
+
 @MODES
 @pytest.mark.parametrize("name", [name for name in registry.names() if name != "random"])
 @pytest.mark.parametrize("seed", seeds(2, MOST // 5))
