@@ -142,15 +142,15 @@ def paired(
 ) -> pd.DataFrame:
     """Each policy minus the first one, seed by seed, at every value of the other varying keys.
 
-    Columns: the keys, `policy`, `baseline`, `metric`, `seeds` (common ones), `difference`, `low`, `high`, and the same
-    over the baseline's mean on those seeds: `relative`, `relative_low`, `relative_high`.
+    Columns: the keys, `policy`, `baseline`, `metric`, `seeds` (common ones), `difference`, `low`, `high`, and the
+    `relative_change` on those seeds: `relative`, `relative_low`, `relative_high`.
     """
     rows: list[dict[str, Any]] = []
     base, *others = comparison.policies
     for values, group in _by_keys(comparison):
         for policy in others:
             for metric in metrics:
-                mine, theirs = _by_seed(group, policy, metric), _by_seed(group, base, metric)
+                mine, theirs = (samples(group[group["policy"] == name], metric) for name in (policy, base))
                 difference = paired_difference(mine, theirs)
                 if difference is None:
                     continue
@@ -169,7 +169,7 @@ def _by_keys(comparison: Comparison) -> list[tuple[tuple[Any, ...], pd.DataFrame
     return [(values if isinstance(values, tuple) else (values,), group) for values, group in grouped]
 
 
-def _by_seed(group: pd.DataFrame, policy: str, metric: str) -> dict[tuple[int, int], float]:
-    rows = group[group["policy"] == policy]
-    samples = zip(rows["seed"], rows["repeat"], rows[metric], strict=True)
-    return {(int(seed), int(repeat)): float(value) for seed, repeat, value in samples}
+def samples(rows: pd.DataFrame, metric: str) -> dict[tuple[int, int], float]:
+    """A metric of runs of one kind, by seed and repeat: what pairs them with runs of another kind."""
+    values = zip(rows["seed"], rows["repeat"], rows[metric], strict=True)
+    return {(int(seed), int(repeat)): float(value) for seed, repeat, value in values}

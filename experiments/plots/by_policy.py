@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tokencake.experiments.comparison import Comparison
+from tokencake.experiments.comparison import Comparison, samples
 from tokencake.experiments.metrics import Interval, mean_interval, relative_change
 from tokencake.experiments.plots.latency_cdf import load_title
 from tokencake.experiments.plots.style import PAGE_IN, colour, new_figure
@@ -21,17 +21,15 @@ _PARTS = (
     ("decode_mean_s", "decode", "#b9cfe0"),
 )
 _FAR = 2.5  # a policy this many times as slow as the first is written at the edge: it would squeeze all others
-_LEAST_REACH = (
-    0.05  # the axis goes at least this far to both sides of 1, so that nothing looks like something only by zoom
-)
+_LEAST_REACH = 0.05  # the axis goes at least this far to both sides of 1, or nothing would look like something by zoom
 _ROW_IN = 0.165  # height of a row, in inches
 
 
 def by_policy(comparison: Comparison) -> Figure | None:
     """A row a policy, the fastest on top, at the highest load; None with one policy.
 
-    Left, mean and 95th percentile of program latency over those of the first policy: means over seeds of the
-    difference, seed by seed, with its 95 % interval (none with one seed). Right, what a call waited and took.
+    Left, mean and 95th percentile of program latency over those of the first policy: ratios of means over common seeds
+    with their 95 % intervals (none with one seed). Right, what a call waited and took, and the interval of the sum.
     Policies that know the future have hollow markers. The means choose the axis: an interval may go beyond it, and
     a policy that is many times slower is a number at its edge.
     """
@@ -70,8 +68,7 @@ def by_policy(comparison: Comparison) -> Figure | None:
 
 def _ratio(group: pd.DataFrame, base: pd.DataFrame, metric: str) -> Interval:
     """A metric over that of the base, on common seeds; a ratio of means."""
-    mine, theirs = (dict(zip(g["seed"].astype(int), g[metric].astype(float), strict=True)) for g in (group, base))
-    change = relative_change(mine, theirs)
+    change = relative_change(samples(group, metric), samples(base, metric))
     if change is None:
         return mean_interval([float("nan")])
     return Interval(1 + change.mean, 1 + change.low, 1 + change.high, change.count)
@@ -99,6 +96,10 @@ def _seconds(axis: Axes, groups: list[pd.DataFrame], far: list[bool]) -> None:
         width = [float(group[metric].mean()) for group in groups]
         axis.barh(range(len(groups)), width, left=left, height=0.7, color=shade, label=label)
         left = [a + b for a, b in zip(left, width, strict=True)]
+    for y, (group, beyond) in enumerate(zip(groups, far, strict=True)):
+        whole = mean_interval(group[[metric for metric, _, _ in _PARTS]].sum(axis=1).tolist())
+        if whole.low < whole.high and not beyond:
+            axis.plot([whole.low, whole.high], [y, y], color="black", linewidth=0.8)
     axis.set_xlim(0, 1.1 * max(total for total, beyond in zip(left, far, strict=True) if not beyond))
     for y, (total, beyond) in enumerate(zip(left, far, strict=True)):
         if beyond:
