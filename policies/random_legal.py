@@ -35,6 +35,9 @@ STORES = ((), ("prompt",), ("prompt", "finished"), ("prompt", "output", "finishe
 class RandomLegal(Policy):
     """Random legal decisions at every decision point, to test hosts (not a policy to compare).
 
+    A draw seeds a generator with a hash of the question, about five microseconds. So an order of 100 waiting calls
+    costs 0.6 ms when an epoch of steps (two to forty of them) begins, and up to 0.1 ms in its other steps.
+
     Args:
         seed: Decides everything.
         wildness: Share of decisions that depart from stock vLLM, between 0 and 1.
@@ -52,6 +55,8 @@ class RandomLegal(Policy):
         self._period = rng.choice((2, 5, 12, 40))
         self._evicts = {tier: rng.random() < 0.5 for tier in ("gpu", "cpu")}
         self._parked: dict[str, None] = {}
+        self._ranked = -1  # the epoch of the ranks, which are kept because drawing them is slow
+        self._ranks: dict[str, float] = {}
 
     # -- hooks -----------------------------------------------------------------------------------
 
@@ -67,7 +72,9 @@ class RandomLegal(Policy):
         epoch = self._epoch(view)
         if self._draw("order", epoch).random() > self.wildness:
             return waiting
-        ranked = sorted((self._draw("rank", epoch, call.id).random(), call.id, call) for call in waiting)
+        if epoch != self._ranked:
+            self._ranked, self._ranks = epoch, {}
+        ranked = sorted((self._rank(epoch, call.id), call.id, call) for call in waiting)
         return [call for rank, _, call in ranked if rank > 0.1 or not view.running]
 
     def admit(self, view: View, call: CallView, need: Need) -> Verdict:
@@ -196,6 +203,13 @@ class RandomLegal(Policy):
     def _epoch(self, view: View) -> int:
         epoch = view.step // self._period
         return epoch if view.step >= self._start(epoch) else epoch - 1
+
+    def _rank(self, epoch: int, call: str) -> float:
+        """Place of a waiting call in an epoch's orders."""
+        rank = self._ranks.get(call)
+        if rank is None:
+            rank = self._ranks[call] = self._draw("rank", epoch, call).random()
+        return rank
 
     def _draw(self, *question: object) -> random.Random:
         text = "/".join(map(repr, (self.seed, *question)))
