@@ -26,7 +26,7 @@ from tokencake.experiments.keys import flatten
 from tokencake.experiments.naming import free_directory, job_names
 from tokencake.experiments.overrides import Command, check_options, check_single, explain, parse, sort_words
 from tokencake.experiments.results import SWEEP
-from tokencake.experiments.sweep import Sweep, finish, sweeping
+from tokencake.experiments.sweep import Sweep, finish, note_failure, raise_failures, sweeping
 
 _CONF = Path(__file__).resolve().parent / "conf"
 
@@ -126,6 +126,7 @@ def _run_sweep(plan: Sweep, command: Command) -> None:
     out = Path(plan.out) if plan.out else free_directory("sweep")
     with sweeping(out, plan):
         _hydra_main(["-m", *command.overrides, f"hydra.sweep.dir='{out.absolute()}'"])
+        raise_failures(out, plan)
     finish(out)
 
 
@@ -150,8 +151,12 @@ def _sweep_job(config: DictConfig) -> None:
     given = dict(word.lstrip("+").split("=", 1) for word in own.overrides.task)
     # A job is known by its values: a sweeper may run jobs in any order.
     names = [n for n, c in zip(plan["jobs"], plan["choices"], strict=True) if c.items() <= given.items()]
-    out = _from_here(sweep_dir / (names[0] if names else f"job-{own.job.num}"))
-    prepare(_plain(config) | {"out": str(out), "overwrite": False}, own.overrides.task).run(out)
+    name = names[0] if names else f"job-{own.job.num}"
+    out = _from_here(sweep_dir / name)
+    try:
+        prepare(_plain(config) | {"out": str(out), "overwrite": False}, own.overrides.task).run(out)
+    except UsageError as error:
+        note_failure(sweep_dir, name, error)
 
 
 def _from_here(path: Path) -> Path:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from pathlib import Path
 
 from tokencake.experiments import tables
 from tokencake.experiments.comparison import collect
+from tokencake.experiments.errors import UsageError, one_line
 from tokencake.experiments.results import SUMMARY, SWEEP, check_free, find_runs
+
+_FAILED = ".failed"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,33 @@ def sweeping(out: Path, sweep: Sweep) -> Iterator[None]:
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def note_failure(out: Path, job: str, error: Exception) -> None:
+    """A job of a sweep failed, perhaps in another process: the others go on, and the sweep says so at its end."""
+    known = {"said": one_line(str(error)), "traceback": "".join(traceback.format_exception(error))}
+    (out / f".{job}{_FAILED}").write_text(json.dumps(known), encoding="utf-8")
+
+
+def raise_failures(out: Path, sweep: Sweep) -> None:
+    """End a sweep in which jobs failed.
+
+    Raises:
+        UsageError: it names them, and says what the first one said.
+    """
+    failed: dict[str, dict[str, str]] = {}
+    for job in sweep.jobs:
+        note = out / f".{job}{_FAILED}"
+        if note.is_file():
+            failed[job] = json.loads(note.read_text(encoding="utf-8"))
+            note.unlink()
+    if not failed:
+        return
+    first, *others = failed
+    named = f"{first}: {failed[first]['said']}" + (f"; also {', '.join(others)}" if others else "")
+    error = UsageError(f"{len(failed)} of {len(sweep.jobs)} jobs failed: {named}")
+    error.add_note(failed[first]["traceback"])
+    raise error
 
 
 def finish(out: Path) -> None:

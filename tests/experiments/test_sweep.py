@@ -89,6 +89,42 @@ def test_plot_draws_a_sweep(tmp_path, capsys):
     assert "latency_cdf.png" in capsys.readouterr().out
 
 
+BROKEN = """
+from tokencake.policies.api import Policy
+
+
+class Fails(Policy):
+    def __init__(self, *, x: int = 0) -> None:
+        self.x = x
+
+    def order(self, view, waiting):
+        return waiting if self.x < 2 else 1 / 0
+"""
+
+
+@pytest.mark.parametrize("values", ["0,1,2", "2,0,3,1"])
+def test_a_failing_job_stops_no_other_and_is_named_in_one_line(values, tmp_path, monkeypatch, capsys):
+    (tmp_path / "breaks.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["policy=custom", "policy.target=breaks:Fails", f"policy.params.x={values}"]
+    assert main(["run", "-m", *SWEEP[2:5], *words, "out=s"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    jobs = values.split(",")
+    failed = [x for x in jobs if int(x) > 1]
+    assert f"{len(failed)} of {len(jobs)} jobs failed: x-{failed[0]}: policy Fails: order raised ZeroDiv" in line
+    assert line.endswith("; also x-3") == ("3" in failed)
+    assert {p.parent.name for p in (tmp_path / "s").rglob("summary.json")} == {"x-0", "x-1"}
+    assert [p.name for p in (tmp_path / "s").iterdir() if p.name.startswith(".")] == []
+
+
+def test_debug_shows_where_a_job_failed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "breaks.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["policy=custom", "policy.target=breaks:Fails", "policy.params.x=0,2", "out=s"]
+    assert main(["run", "--debug", "-m", *SWEEP[2:5], *words]) == 2
+    assert "1 / 0" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_joblib_gives_the_same_results(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
