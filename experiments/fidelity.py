@@ -10,15 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from tokencake.experiments.a800 import setting
 from tokencake.policies.api import Policy
-from tokencake.sim.config import EngineConfig, SimConfig, WorkloadConfig
-from tokencake.sim.latency.profiles import load_profile
 from tokencake.sim.run import simulate
 from tokencake.traces.generators.code_writer import CodeWriter
-
-PROFILE: Final = "a800-qwen2.5-14b"
-CLIENT_DELAY_S: Final = 0.05
-CALLS: Final = 648
 
 MEASURED: Final[Mapping[float, Mapping[str, float]]] = {
     0.2: {
@@ -62,24 +57,8 @@ def simulated(qps: float, seed: int) -> dict[str, float]:
         qps: Programs per second.
         seed: Draws the few tokens by which contexts differ.
     """
-    profile = load_profile(PROFILE)
-    engine = EngineConfig(
-        gpu_blocks=profile.usable_blocks,
-        max_num_batched_tokens=8192,
-        max_num_seqs=1024,
-        max_model_len=32768,
-        async_scheduling=True,
-        version="0.22",
-    )
-    config = SimConfig(
-        engine,
-        profile.latency_model(),
-        profile.model.kv_bytes_per_token,
-        workload=WorkloadConfig(client_delay_s=CLIENT_DELAY_S),
-        seed=seed,
-    )
     trace = list(CodeWriter(qps=qps, seed=seed).programs())
-    summary: dict[str, Any] = simulate(trace, config, Policy()).summary
+    summary: dict[str, Any] = simulate(trace, setting(seed), Policy()).summary
     return {
         "makespan (s)": summary["makespan_s"],
         "mean program latency (s)": summary["program_latency_s"]["mean"],

@@ -13,11 +13,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tokencake.experiments.fidelity import CLIENT_DELAY_S, PROFILE
+from tokencake.experiments.a800 import setting
 from tokencake.policies.tokencake_upstream import Mode, TokencakeUpstream
-from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
-from tokencake.sim.latency.jitter import JitterLatency
-from tokencake.sim.latency.profiles import load_profile
+from tokencake.sim.config import SimConfig
 from tokencake.sim.run import simulate
 from tokencake.traces.generators.code_writer import CodeWriter
 
@@ -79,28 +77,7 @@ def config(mode: Mode, seed: int, scatter: float = 0.0) -> SimConfig:
         seed: Seed of the run.
         scatter: Standard deviation of a step's time, relative to it.
     """
-    profile = load_profile(PROFILE)
-    block_bytes = profile.model.kv_bytes_per_token * profile.engine.block_size
-    offloads = mode in ("offload", "agent_offload")
-    engine = EngineConfig(
-        gpu_blocks=profile.usable_blocks,
-        cpu_blocks=CPU_GIB * 2**30 // block_bytes if offloads else 0,
-        max_num_batched_tokens=8192,
-        max_num_seqs=1024,
-        max_model_len=32768,
-        async_scheduling=True,
-        version="0.22",
-        jumps=not scatter,
-    )
-    latency = profile.latency_model()
-    return SimConfig(
-        engine,
-        JitterLatency(latency, scatter, seed) if scatter else latency,
-        profile.model.kv_bytes_per_token,
-        link=LinkConfig(profile.link.d2h_gb_s, profile.link.h2d_gb_s, profile.link.per_run_us),
-        workload=WorkloadConfig(client_delay_s=CLIENT_DELAY_S),
-        seed=seed,
-    )
+    return setting(seed, cpu_gib=CPU_GIB if mode in ("offload", "agent_offload") else 0, scatter=scatter)
 
 
 def simulated(

@@ -26,6 +26,10 @@ class Case:
     config: SimConfig
 
 
+class LivelockError(RuntimeError):
+    """Calls preempt each other for ever, and none finishes."""
+
+
 def make_case(seed: int, *, asynchronous: bool) -> Case:
     """Return the case of a seed; the trace does not depend on ``asynchronous``."""
     rng = random.Random(seed)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cases import Case
+from cases import Case, LivelockError
 
 from tokencake.policies.api import Info, Policy
 from tokencake.sim.config import SimConfig
@@ -19,10 +19,6 @@ from tokencake.traces.schema import LLMNode
 
 if TYPE_CHECKING:
     from tokencake.engine.virtual import VirtualHost
-
-
-class LivelockError(RuntimeError):
-    """Calls preempt each other for ever."""
 
 
 class Counted:

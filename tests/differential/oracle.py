@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents import Agents, Issued
+from cases import LivelockError
 
 from tokencake.engine.contents import token_ids
 from tokencake.engine.stock import make_request, make_scheduler
@@ -21,10 +22,6 @@ from tokencake.traces.schema import Program
 
 _SPINS = 8
 _MOST_STEPS = 20_000
-
-
-class LivelockError(RuntimeError):
-    """VLLM preempts calls for ever and finishes none; so would an equal simulator."""
 
 
 @dataclass

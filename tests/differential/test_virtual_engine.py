@@ -6,7 +6,7 @@ from functools import partial
 
 import equality
 import pytest
-from cases import make_case, with_cpu_tier
+from cases import LivelockError, make_case, with_cpu_tier
 
 from tokencake.engine.install import missing
 from tokencake.policies import registry
@@ -26,7 +26,7 @@ MOST = int(os.environ.get("TOKENCAKE_SEEDS", "150"))  # a thousand take an hour
 def differences(case, *arguments, **keywords):
     try:
         return equality.differences(case, *arguments, **keywords)
-    except equality.LivelockError:
+    except LivelockError:
         assert not case.config.engine.reserve_full_isl
         pytest.skip("calls admitted without room for their prompts preempt each other for ever, in vLLM too")
 

@@ -1,9 +1,8 @@
 """The simulator makes the decisions of vLLM's own scheduler, to the last picosecond."""
 
 import pytest
-from cases import Case, make_case
+from cases import Case, LivelockError, make_case
 from comparison import differences
-from oracle import LivelockError
 
 from tokencake.engine.install import missing
 from tokencake.policies.vllm_priority import VllmPriority
