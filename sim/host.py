@@ -257,18 +257,18 @@ class Host:
                 return True
 
     def _conclude(self, step: Step) -> None:
-        """Calls that got their last output end, in the order in which they were scheduled."""
-        ended = step.finishers
-        if self.scheduler.skipped:
-            self.scheduler.returned()
-        if not ended and not step.stale:
-            return
+        """Outputs return one by one, in the order in which calls were scheduled; who got the last one ends."""
+        ended, scheduler = step.finishers, self.scheduler
         if step.stale:
             ended = sorted([*ended, *(call for call, _ in step.stale)], key=_scheduled_order)
         for call in ended:
+            if scheduler.skipped:
+                scheduler.returned(before=call.run_order)
             done = call.status is Status.PREEMPTED and call.known == call.output
             if done or call.status is Status.RUNNING:
                 self.finish(call, step.end_ps)
+        if scheduler.skipped:
+            scheduler.returned()
 
     def _deliver(self) -> None:
         """Let it be known what happened since the last step was planned."""

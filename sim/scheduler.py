@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from tokencake.policies.api import Need, Policy, overrides
 from tokencake.sim.admission import Admission
 from tokencake.sim.calls import Call, Status
-from tokencake.sim.decode import DecodeSet
+from tokencake.sim.decode import NEVER, DecodeSet
 from tokencake.sim.extents import Holding
 from tokencake.sim.step import Step, Watcher
 
@@ -183,10 +183,14 @@ class Scheduler:
         while self.deferred and self.deferred[0][0] <= step.number:
             self.pool.release(self.deferred.popleft()[1])
 
-    def returned(self) -> None:
-        """Outputs have returned: those of calls that the last plan left out may complete blocks, which is known now."""
+    def returned(self, before: int = NEVER) -> None:
+        """Outputs have returned: those of calls that the last plan left out may complete blocks, which is known now.
+
+        Args:
+            before: Only those of calls that come before this place in the running order have.
+        """
         for call in self.skipped:
-            if call.decoding:
+            if call.decoding and call.run_order < before:
                 self._hash_returned(call)
 
     def finish(self, call: Call) -> None:
