@@ -84,8 +84,8 @@ def test_stores_of_two_preempted_calls_start_in_the_order_in_which_they_were_dec
 
 
 def test_outputs_of_a_step_return_one_by_one():
-    # When a call ends, and its policy offloads what is on the GPU, the output of a call behind it, which completes one more
-    # of the same blocks, is still to come.
+    # When a call ends, and its policy offloads what is on the GPU, the output of a call behind it, which completes one
+    # more of the same blocks, is still to come.
     case = with_cpu_tier(make_case(796, asynchronous=True))
     assert differences(case, policy("random", 796), engines=JUMPS) == []
 
