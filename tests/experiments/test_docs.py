@@ -1,15 +1,19 @@
-"""The documentation of results names every column there is, and no other."""
+"""The documentation names every key of a run and every column of its results, and no other."""
 
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tokencake.experiments.cli import main
 from tokencake.experiments.columns import STEPS, TABLES
 from tokencake.experiments.comparison import METRICS
+from tokencake.experiments.keys import flatten
 from tokencake.sim import records
 
-TEXT = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "metrics.md").read_text(encoding="utf-8")
 
 
 def section(title):
@@ -36,3 +40,14 @@ def test_a_host_makes_these_columns(table):
 
 def test_metrics_of_the_comparison_are_documented():
     assert set(METRICS) <= set(re.findall(r"`(\w+)`", section("Comparison tables")))
+
+
+def test_keys_are_documented_with_their_defaults(capsys):
+    assert main(["run", "--cfg", "job"]) == 0
+    keys = flatten(yaml.safe_load(capsys.readouterr().out))
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \|", page, flags=re.M))
+    chosen = ("policy.name", "trace.source")  # what policy= and trace= set
+    assert {key: str(yaml.safe_load(value)) for key, value in rows.items()} == {
+        key: str(value) for key, value in keys.items() if key not in chosen
+    }
