@@ -198,7 +198,8 @@ class Temporal:
 
     def resumes(self, call: CallView) -> bool:
         """Whether a waiting call continues a stalled one whose KV is on the GPU: it is runnable, not queued."""
-        return any(chain.pinned_blocks for chain in self._returns.before(call.id))
+        returns, name = self._returns, call.id
+        return returns.awaits(name) and any(chain.pinned_blocks for chain in returns.before(name))
 
     @property
     def reserving(self) -> bool:

@@ -8,7 +8,7 @@ moment of the question.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from tokencake.policies.api import CallView as CallProtocol
@@ -130,15 +130,15 @@ class HostView:
 
     @property
     def waiting(self) -> Sequence[CallProtocol]:
-        return tuple(self.call(c) for c in self._host.scheduler.waiting)
+        return self._calls(self._host.scheduler.waiting)
 
     @property
     def running(self) -> Sequence[CallProtocol]:
-        return tuple(self.call(c) for c in self._host.scheduler.running)
+        return self._calls(self._host.scheduler.running)
 
     @property
     def loading(self) -> Sequence[CallProtocol]:
-        return tuple(self.call(c) for c in self._host.scheduler.loading)
+        return self._calls(self._host.scheduler.loading)
 
     @property
     def stalled(self) -> Sequence[ChainView]:
@@ -155,6 +155,10 @@ class HostView:
             if call.program.program.program in self._host.driver.programs:
                 self._host.live[call.id] = call
         return call.view  # type: ignore[return-value]
+
+    def _calls(self, calls: Iterable[Call]) -> tuple[CallProtocol, ...]:
+        """Views of calls, nearly all of which have been made before."""
+        return tuple([call.view or self.call(call) for call in calls])  # type: ignore[misc]
 
     def find(self, call_id: str) -> Call | None:
         """The call behind an id that a policy names."""
