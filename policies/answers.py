@@ -8,6 +8,11 @@ from typing import Any, get_args
 from tokencake.policies import api
 from tokencake.policies.api import Action, Budget, Verdict
 
+LATEST_S = 1e12
+"""No time that a policy names is later, in seconds; a host counts picoseconds."""
+
+_TIME = "a time in seconds of at most 1e12"
+
 
 class BrokenRuleError(Exception):
     """An answer that a hook must not give.
@@ -87,16 +92,21 @@ def _place(answer: Any, *_: object) -> list[Any]:
 
 
 def _check_values(action: Any) -> None:
-    """Times are numbers, blocks are whole numbers, names are texts."""
-    for name, kinds in (("call", str), ("program", str), ("until_s", float | int | None), ("at_s", float | int)):
-        if hasattr(action, name):
-            value = getattr(action, name)
-            _need(isinstance(value, kinds) and value == value, f"{name} of the right type", action)
+    """Times are finite numbers, blocks are whole numbers, names are texts."""
+    for name in ("call", "program"):
+        _need(isinstance(getattr(action, name, ""), str), f"{name} of the right type", action)
+    for name in ("until_s", "at_s"):
+        value = getattr(action, name, 0.0)
+        open_end = value is None and isinstance(action, api.Keep)
+        _need(open_end or _is_time(value), f"{name} of the right type, {_TIME}", action)
     blocks: Any = getattr(action, "blocks", 0)
     if isinstance(action, api.Reserve):
-        _need(isinstance(blocks, Mapping), "blocks by agent type", action)
-    for value in blocks.values() if isinstance(blocks, Mapping) else (blocks,):
-        _need(value is None or _whole(value), "whole numbers of blocks", action)
+        by_type = isinstance(blocks, Mapping) and all(isinstance(name, str) for name in blocks)
+        _need(by_type, "blocks by agent type", action)
+        _need(all(map(_whole, blocks.values())), "whole numbers of blocks", action)
+    else:
+        whole_chain = blocks is None and not isinstance(action, api.Hold)
+        _need(whole_chain or _whole(blocks), "whole numbers of blocks", action)
 
 
 def _evict_order(answer: Any, *_: object) -> Any:
@@ -113,7 +123,7 @@ def _next_change(answer: Any, view: Any) -> Any:
     if answer is not None:
         _need(isinstance(answer, tuple) and len(answer) == 2, "a pair (time, step) or None", answer)
         at_s, step = answer
-        _need(at_s is None or (isinstance(at_s, float | int) and at_s == at_s), "a time or None", answer)
+        _need(at_s is None or _is_time(at_s), f"{_TIME}, or None", answer)
         _need(step is None or (_whole(step) and step > view.step), "a later step", answer)
     return answer
 
@@ -121,6 +131,10 @@ def _next_change(answer: Any, view: Any) -> Any:
 def _listed(answer: Any, rule: str) -> list[Any]:
     _need(isinstance(answer, Iterable) and not isinstance(answer, str), rule, answer)
     return list(answer)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, float | int) and abs(value) <= LATEST_S
 
 
 def _whole(value: Any) -> bool:
@@ -152,5 +166,7 @@ def wrong_attribute(policy: api.Policy) -> str:
     info: object = policy.info
     if not isinstance(info, api.Info):
         return f"info must be an Info, got {info!r}"
-    unknown = [cause for cause in policy.store_when if cause not in ("prompt", "output", "finished")]
-    return f"store_when must name prompt, output or finished, got {unknown}" if unknown else ""
+    when: object = policy.store_when
+    if isinstance(when, tuple | list) and all(cause in ("prompt", "output", "finished") for cause in when):
+        return ""
+    return f"store_when must be a tuple of prompt, output and finished, got {_shown(when)}"

@@ -38,11 +38,15 @@ def guard(policy: Policy) -> None:
     """
     if not is_outside(type(policy)):
         return
-    if complaint := wrong_attribute(policy):
+    try:
+        complaint = wrong_attribute(policy)
+        hooks = {hook: getattr(policy, hook) for hook in RULES if overrides(policy, hook)}
+    except Exception as error:  # a property
+        raise HookError(f"policy {type(policy).__name__} cannot be asked: {blame(error)}") from error
+    if complaint:
         raise HookError(f"policy {type(policy).__name__}: {complaint}")
-    for hook in RULES:
-        decide = getattr(policy, hook)
-        if overrides(policy, hook) and not isinstance(decide, _Guarded):
+    for hook, decide in hooks.items():
+        if not isinstance(decide, _Guarded):
             vars(policy)[hook] = _Guarded(policy, hook, decide)
 
 
@@ -65,25 +69,20 @@ class _Guarded:
         return self._ranked(answer) if self._hook == "evict_order" and answer is not None else answer
 
     def _ranked(self, key: Callable[[CallView], object]) -> Callable[[CallView], object]:
-        """An eviction key whose values can be compared."""
+        """An eviction key whose values can be compared with each other, as far as a host does."""
+        rule = f"{self._name} must return a key whose values compare, got {{}} ({_defined(key)})"
 
         def rank(call: CallView) -> object:
             try:
-                value: Any = key(call)
+                value = key(call)
             except Exception as error:
                 raise self._failed(error) from error
-            try:
-                ordered = not value < value and value == value
-            except TypeError as error:
-                raise self._no_order(key, value) from error
-            if not ordered:
-                raise self._no_order(key, value)
-            return value
+            ranked = _Rank(value, rule)
+            if ranked < ranked or ranked != ranked:
+                raise HookError(rule.format(repr(value)))
+            return ranked
 
         return rank
-
-    def _no_order(self, key: Callable[..., Any], value: object) -> HookError:
-        return HookError(f"{self._name} must return a key whose values compare, got {value!r} ({_defined(key)})")
 
     def _failed(self, error: Exception) -> HookError:
         what = " ".join(f"{type(error).__name__}: {error}".split())
@@ -92,6 +91,34 @@ class _Guarded:
     @property
     def _name(self) -> str:
         return f"policy {type(self.__self__).__name__}: {self._hook}"
+
+
+class _Rank:
+    """A value of an eviction key; says so if it does not compare with another one."""
+
+    __slots__ = ("_rule", "_value")
+
+    def __init__(self, value: Any, rule: str):
+        self._value = value
+        self._rule = rule
+
+    def __lt__(self, other: _Rank) -> bool:
+        try:
+            return bool(self._value < other._value)
+        except Exception as error:
+            raise self._no_order(other) from error
+
+    def __eq__(self, other: object) -> bool:
+        try:
+            return isinstance(other, _Rank) and bool(self._value == other._value)
+        except Exception as error:
+            raise self._no_order(other) from error
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _no_order(self, other: object) -> HookError:
+        values = [self._value] if other is self else [self._value, getattr(other, "_value", other)]
+        return HookError(self._rule.format(" and ".join(map(repr, values))))
 
 
 def blame(error: Exception) -> str:

@@ -12,7 +12,7 @@ from tokencake.policies.vllm import Vllm
 from tokencake.sim.checks import sim_host
 
 BROKEN = """
-from tokencake.policies.api import Keep, Policy, Release, Verdict
+from tokencake.policies.api import Hold, Keep, Policy, Release, Reserve, Timer, Verdict
 
 
 def half(x):
@@ -70,6 +70,51 @@ class NoKey(Policy):
         return lambda call: None
 
 
+class Mixed(Policy):
+    def evict_order(self, view, tier):
+        return lambda call: 1 if call.node == "plan" else "late"
+
+
+class Forever(Policy):
+    def place(self, view, trigger, subject):
+        return (Keep(float("inf")),)
+
+
+class Rings(Policy):
+    def place(self, view, trigger, subject):
+        return (Timer(None),)
+
+
+class Holds(Policy):
+    def place(self, view, trigger, subject):
+        return (Hold(None),)
+
+
+class Reserves(Policy):
+    def place(self, view, trigger, subject):
+        return (Reserve({"planner": None}),)
+
+
+class Pairs(Policy):
+    def place(self, view, trigger, subject):
+        return (Reserve({("planner", 1): 3}),)
+
+
+class Ages(Policy):
+    def next_change(self, view):
+        return 10**400, None
+
+
+class When(Policy):
+    store_when = None
+
+
+class Late(Policy):
+    @property
+    def admit(self):
+        return half(1)
+
+
 class Halves(Policy):
     def store(self, view, chain, cause):
         return 2.5
@@ -95,7 +140,16 @@ LINES = {
     "One": "One: place must return a sequence of actions, () for none, got Keep(",
     "Stumbles": "Stumbles: place raised KeyError: 'x' (mistaken.py:52)",
     "NoKey": "NoKey: evict_order must return a key whose values compare, got None (mistaken.py:57)",
-    "Halves": "Halves: store must return a number of blocks, got 2.5 (mistaken.py:61)",
+    "Mixed": "Mixed: evict_order must return a key whose values compare, got ",
+    "Forever": "Forever: place must return until_s of the right type, a time in seconds of at most 1e12, got Keep(",
+    "Rings": "Rings: place must return at_s of the right type, a time in seconds of at most 1e12, got Timer(at_s=None)",
+    "Holds": "Holds: place must return whole numbers of blocks, got Hold(blocks=None, call='')",
+    "Reserves": "Reserves: place must return whole numbers of blocks, got Reserve(blocks={'planner': None})",
+    "Pairs": "Pairs: place must return blocks by agent type, got Reserve(blocks={('planner', 1): 3})",
+    "Ages": "Ages: next_change must return a time in seconds of at most 1e12, or None, got (1000",
+    "When": "When: store_when must be a tuple of prompt, output and finished, got None",
+    "Late": "Late cannot be asked: ZeroDivisionError: division by zero (mistaken.py:6)",
+    "Halves": "Halves: store must return a number of blocks, got 2.5 (mistaken.py:106)",
     "Peeks": "Peeks cannot be made: ZeroDivisionError: division by zero (mistaken.py:6)",
     "Level": "Level: info must be an Info, got 'oracle'",
 }
