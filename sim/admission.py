@@ -99,6 +99,7 @@ class Admission:
         self.left = budget
         for offer in self.offers(cap):
             if not offer.fits:
+                step.refused = True
                 self.refuse(offer.call)
                 return
             self._start(step, offer)

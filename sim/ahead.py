@@ -41,6 +41,7 @@ class Ahead:
         self._places = overrides(host.policy, "place")
         self._changes = overrides(host.policy, "next_change")
         self._judges_waiting = overrides(host.policy, "order") or overrides(host.policy, "admit")
+        self._told_of_refusals = overrides(host.policy, "admit") and overrides(host.policy, "observe")
 
     def jump(self, ended: Step | None) -> bool:
         """A step has ended now, and nobody prefills: take the following steps, as far as nothing disturbs them.
@@ -55,7 +56,7 @@ class Ahead:
         if not decodes.size or ended is None or len(inflight) != self._depth - 1:
             return False
         host = self._host
-        if (self._places and host.eventful) or decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
+        if self._places and host.eventful:
             return False
         for step in inflight:
             if step.finishers or step.stale or step.stores:
@@ -76,6 +77,9 @@ class Ahead:
             limit, horizon = self._until_change(limit, horizon)
         blocks = decodes.boundary[decodes.tick % len(decodes.boundary)]
         if horizon <= ended.end_ps or limit <= tick or blocks > self._spendable():
+            return False
+        host.step_number = tick  # for a policy, this is the planning of that step
+        if decodes.size > (scheduler.fixed_limits or scheduler.limits())[0]:
             return False
         if blocks:
             self._pool.take(scheduler.spare, blocks)
@@ -161,6 +165,8 @@ class Ahead:
         scheduler = self._scheduler
         if last.tokens > last.decodes or last.preempted:
             return False  # it was budget, or a preemption, that kept the waiting calls out
+        if last.refused and self._told_of_refusals:
+            return False  # the policy is told in every step, and may think of something else
         decodes = self._decodes
         if not decodes.shares_content(scheduler.running):
             return True

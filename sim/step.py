@@ -19,6 +19,7 @@ class Step:
         firsts: Calls whose prompt completes, so that the step yields their next output.
         finishers: Calls that get their last output, in scheduled order.
         preempted: Whether planning it preempted a call, so that none was admitted.
+        refused: Whether a call that the policy admitted did not fit.
         stale: Calls preempted while this step was in flight, and whether it yields an output.
         stores: What is copied to the CPU tier from its end on.
     """
@@ -32,6 +33,7 @@ class Step:
         "number",
         "preempted",
         "prefill",
+        "refused",
         "stale",
         "stores",
         "tokens",
@@ -40,7 +42,7 @@ class Step:
     def __init__(self, number: int):
         self.number = number
         self.tokens = 0
-        self.preempted = False
+        self.preempted = self.refused = False
         self.prefill: Sequence[tuple[int, int]] = ()  # most steps are decodes that end nothing: no lists
         self.decodes = self.context = self.end_ps = 0
         self.firsts: Sequence[Call] = ()
