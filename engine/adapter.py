@@ -300,10 +300,7 @@ class EngineScheduler(Scheduler):
         call.produced = call.known
         self.happened()
         self.pool.hold(call.holding, ())
-        call.status = Status.PREEMPTED
-        call.reached = max(call.reached, computed)
-        call.computed = 0
-        call.preemptions += 1
+        call.lose(computed)
         self.preemptions += 1
         self.waiting[call] = None
         self.waiting.move_to_end(call, last=False)

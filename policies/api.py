@@ -201,7 +201,8 @@ class Policy:
     def next_change(self, view: View) -> tuple[float | None, int | None] | None:
         """Earliest time (seconds) and step at which the answers may change without an event.
 
-        None means that they depend on events only. ``(None, view.step + 1)`` means every step.
+        None means that they depend on events only. ``(None, view.step + 1)`` means every step. While nothing
+        runs and calls wait, the host plans at that time.
         """
         return None
 

@@ -138,6 +138,9 @@ class Call:
 
     While a call decodes, :class:`tokencake.sim.decode.DecodeSet` advances it in bulk, and
     ``computed``, ``produced`` and ``holding`` are those of ``joined_tick`` until it is synced.
+
+    ``reached`` is the most that it had computed when it was preempted, and ``in_vain`` says that at its last
+    preemption it had got no further than that.
     """
 
     __slots__ = (
@@ -153,6 +156,7 @@ class Call:
         "gpu_hit_tokens",
         "holding",
         "id",
+        "in_vain",
         "joined_tick",
         "known",
         "last_step",
@@ -191,6 +195,7 @@ class Call:
         self.run_order = 0
         self.last_step = -1
         self.preemptions = self.recomputed = self.reached = 0
+        self.in_vain = False
         self.gpu_hit_tokens = self.cpu_hit_tokens = 0
         self.stored = self.offered = 0
         self.stores = 0
@@ -203,6 +208,14 @@ class Call:
     def tokens(self) -> int:
         """Tokens that need KV before the next output can be computed (vLLM ``num_tokens``)."""
         return self.prompt + self.known
+
+    def lose(self, computed: int) -> None:
+        """Its memory was taken when it had ``computed`` tokens; it starts again."""
+        self.in_vain = computed <= self.reached
+        self.reached = max(self.reached, computed)
+        self.status = Status.PREEMPTED
+        self.computed = 0
+        self.preemptions += 1
 
     def access(self, lo: int, hi: int) -> None:
         """Note that it offered or loaded blocks ``[lo, hi)`` of its chain; they are ranked again when it ends."""

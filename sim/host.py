@@ -162,8 +162,7 @@ class Host:
         if self.placement.stalls:
             self.placement.program_ended(run)
         for call in run.calls.values():
-            if call.view is not None:
-                self.live.pop(call.id, None)
+            self.live.pop(call.id, None)
         if self._observes:
             at = self.now_ps
             self.notice(lambda: self.reporter.program(EventKind.PROGRAM_FINISHED, at, run))
@@ -226,7 +225,7 @@ class Host:
                 self._conclude(ended)
                 if copies:
                     self.offloading.step_ended(ended)
-            elif not self._inbox and not self._next_event():
+            elif not self._inbox and not self._next_event() and not self.placement.liveness.unpark():
                 return
             now = clock.now_ps
             while clock.coming_ps <= now:
@@ -366,6 +365,7 @@ class Host:
 
     def preempted(self, call: Call) -> None:
         self.eventful = True
+        self.placement.liveness.preempted(call)
         self.metrics.waits(call)
         if self.config.log_decisions:
             self.decisions.add("preempted", call.id, f"preemption {call.preemptions}", "done")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MOST_IDLE_PLANS = 1_000_000
 """So often in a row nothing may be planned while calls wait; a policy that copies the same thing for ever gets here."""
 
+MOST_STEPS_IN_VAIN = 100_000
+"""In so many steps calls may lose their memory with no more computed than the time before, and nobody else decodes."""
+
 
 class Liveness:
     """Says whether reservations leave room, and gives something up when nothing else can move.
@@ -34,6 +37,8 @@ class Liveness:
         self._relieved_at = (-1, 0)
         self._given_up_at = (-1, 0)
         self._idle_plans = self._steps = 0
+        self._changes = overrides(host.policy, "next_change")
+        self._vain_steps = self._vain_at = self._ended = 0
 
     def room(self, call: Call, blocks: int) -> bool:
         """Whether reservations leave a waiting call the ``blocks`` that it needs.
@@ -67,7 +72,7 @@ class Liveness:
         return self._given_up_at == (self._host.now_ps, self._host.metrics.steps)
 
     def wait(self) -> None:
-        """Nothing runs and calls wait: for a transfer that is under way, or for something to be given up.
+        """Nothing runs and calls wait: for a transfer, for something to be given up, or for the policy to change.
 
         Raises:
             StuckError: Nothing has run for too many plans.
@@ -79,55 +84,90 @@ class Liveness:
             name = type(host.policy).__name__
             raise StuckError(f"policy {name} let nothing run in {MOST_IDLE_PLANS:,} plans in a row while calls wait")
         end = host.link.next_ps() if host.copies else math.inf
-        if end == math.inf:
-            self._relieve()
-        else:
-            host.plan_at(int(end))
+        if end == math.inf and self._relieve():
+            host.plan_at(host.now_ps)
+            return
+        wake = min(end, self._change_ps())
+        if wake < math.inf:
+            host.plan_at(int(wake))
 
-    def _relieve(self) -> None:
-        """Nothing could be planned, and nothing is copied: give something up, or wait for an event.
+    def unpark(self) -> bool:
+        """Nothing is left to happen: let parked programs go, if calls wait; whether there were any."""
+        host = self._host
+        parked = [run for run in host.driver.programs.values() if run.parked] if host.scheduler.waiting else []
+        for run in parked:
+            run.parked = False
+            host.metrics.count("parks_lifted")
+        if parked:
+            self._gave_up()
+        return bool(parked)
 
-        In this order, each time planning again: what the policy gives up (PRESSURE), reservations,
-        then the pin whose return is farthest. With nothing left to give up and nothing to come,
-        parked programs are let go. The policy cannot take it back (:attr:`gives_way`) before a step has run.
+    def preempted(self, call: Call) -> None:
+        """A call lost its memory.
+
+        All there is to compute is finite, so a run without an end has a last step in which a call gets further.
+
+        Raises:
+            StuckError: In too many steps calls were preempted that got no further in between, and no other one did.
+        """
+        host = self._host
+        ended, steps = len(host.metrics.calls), host.metrics.steps
+        decoding = len(host.scheduler.running) > len(host.scheduler.prefilling)
+        if decoding or ended > self._ended or not call.in_vain:
+            self._vain_steps, self._ended = 0, ended
+        elif self._vain_at < steps:
+            self._vain_at = steps
+            self._vain_steps += 1
+            if self._vain_steps == MOST_STEPS_IN_VAIN:
+                raise StuckError(
+                    f"policy {type(host.policy).__name__} had calls preempted in {MOST_STEPS_IN_VAIN:,} steps in a row"
+                    f" before any got further ({call.id} was the last)"
+                )
+
+    def _change_ps(self) -> float:
+        """When the policy says that its answers change, if that is to come."""
+        host = self._host
+        change = host.policy.next_change(host.view) if self._changes else None
+        if change is None or change[0] is None:
+            return math.inf
+        at = to_ps(change[0])
+        return at if at > host.now_ps else math.inf
+
+    def _relieve(self) -> bool:
+        """Nothing could be planned, and nothing is copied: give something up; whether a step is to be planned again.
+
+        In this order: what the policy gives up (PRESSURE), reservations, then the pin whose return is
+        farthest. The policy cannot take it back (:attr:`gives_way`) before a step has run.
         """
         host = self._host
         scheduler = host.scheduler
         if any(call.status is Status.LOADING for call in scheduler.loading):
-            return
+            return False
         if any(stall.transfer is not None for stall in self._placement.stalls.values()):
-            return
+            return False
         now = host.now_ps
         rung = self._relieved_at[1] + 1 if self._relieved_at[0] == now else 0
         self._relieved_at = (now, rung)
         if rung == 0 and self._places:
             self._placement.ask(Trigger.PRESSURE)
-            host.plan_at(now)
-            return
-        starving = scheduler.short  # a policy may keep calls out on purpose; that gives nothing up
-        if starving and self._placement.reserved:
+            return True
+        if not scheduler.short:  # a policy may keep calls out on purpose; that gives nothing up
+            return False
+        if self._placement.reserved:
             self._placement.reserved = {}
             host.metrics.count("reserves_lifted")
             host.reporter.tell(Event(EventKind.RESERVES_LIFTED, now / PS))
-            self._plan_again()
-            return
+            self._gave_up()
+            return True
         pins = [s for s in self._placement.stalls.values() if s.pin.blocks or s.held.blocks]
-        if starving and pins:
+        if pins:
             self._placement.end_pin(max(pins, key=self._return_ps), EventKind.PIN_LIFTED)
-            self._plan_again()
-            return
-        if host.clock.coming_ps == math.inf:
-            parked = [run for run in host.driver.programs.values() if run.parked]
-            for run in parked:
-                run.parked = False
-                host.metrics.count("parks_lifted")
-            if parked:
-                self._plan_again()
+            self._gave_up()
+        return bool(pins)
 
-    def _plan_again(self) -> None:
-        """Plan a step at this time once more, after something was given up."""
+    def _gave_up(self) -> None:
+        """Something was given up, which the policy cannot take back now."""
         self._given_up_at = (self._host.now_ps, self._host.metrics.steps)
-        self._host.plan_at(self._host.now_ps)
 
     def _return_ps(self, stall: Stall) -> tuple[int, int]:
         """When a stalled call's next call is expected, from declared estimates; then its age."""

@@ -156,10 +156,7 @@ class Scheduler:
         if self._free_recompute:
             call.holding.chain.computed_before(call.computed // self.block_size)
         self._let_go(call)
-        call.status = Status.PREEMPTED
-        call.reached = max(call.reached, call.computed)
-        call.computed = 0
-        call.preemptions += 1
+        call.lose(call.computed)
         self.preemptions += 1
         self.waiting[call] = None
         self.waiting.move_to_end(call, last=False)

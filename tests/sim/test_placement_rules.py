@@ -3,6 +3,7 @@
 import pytest
 
 from tokencake.policies.api import (
+    Cancel,
     Drop,
     EventKind,
     Hold,
@@ -178,6 +179,41 @@ def test_a_policy_that_lets_nothing_run_for_ever_is_stopped(monkeypatch):
     programs = [two_turns("p", tool_s=100.0), one("q", call("c", [Piece("q", 64)], 16), at=0.5)]
     with pytest.raises(StuckError, match="let nothing run in 200 plans in a row"):
         simulate(programs, world(gpu_blocks=8, cpu_blocks=50), Again())
+
+
+def test_parked_programs_are_let_go_although_a_cancelled_copy_would_have_ended_later():
+    class ParksAndCancels(Parks):
+        def place(self, view, trigger, subject):
+            if trigger is Trigger.STALL:
+                return Offload(), Cancel()
+            return super().place(view, trigger, subject)
+
+    summary = simulate([two_turns(tool_s=0.001)], world(cpu_blocks=50), ParksAndCancels()).summary
+    assert summary["calls"] == 2
+    assert summary["events"]["parks_lifted"] == 2
+
+
+def test_an_idle_engine_asks_when_the_policy_says_that_it_changes():
+    class Later(Policy):
+        def admit(self, view, call, need):
+            return Verdict.ADMIT if view.now >= 1.5 else Verdict.SKIP
+
+        def next_change(self, view):
+            return (1.5, None) if view.now < 1.5 else None
+
+    columns = simulate([one("p", call("c", [Piece("x", 64)], 8))], world(), Later()).calls.columns
+    assert columns["admitted_s"] == [1.5]
+
+
+def test_a_policy_under_which_nobody_gets_further_is_stopped(monkeypatch):
+    class Preempts(Insists):
+        def place(self, view, trigger, subject):
+            return [Preempt(running.id) for running in view.running] if trigger is Trigger.STEP else ()
+
+    monkeypatch.setattr("tokencake.sim.liveness.MOST_STEPS_IN_VAIN", 50)
+    config = world(prefix_caching=False, max_num_batched_tokens=32)
+    with pytest.raises(StuckError, match="Preempts had calls preempted in 50 steps in a row"):
+        simulate([one("p", call("c", [Piece("x", 64)], 8))], config, Preempts())
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
