@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cases import Case, LivelockError
 
 from tokencake.policies.api import Info, Policy
-from tokencake.sim.config import SimConfig
+from tokencake.sim.config import SimConfig, StuckError
 from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.latency.base import LatencyModel
@@ -60,20 +60,19 @@ def differences(
 
     Raises:
         LivelockError: Nobody finishes this case.
+        StuckError: All hosts say, in the same words, that the policy lets nobody finish it.
     """
     from tokencake.engine.virtual import virtual_host  # imports vLLM
 
     virtual = virtual_host(_counted(case.config, most), make_policy(), case.programs, native=native)
     simulators = [_simulator(case, make_policy(), change, most) for change in engines]
-    ended = [_ends(host) for host in (virtual, *simulators)]
-    if not any(ended):
-        raise LivelockError("neither the simulator nor vLLM finishes this case")
-    if not all(ended):
+    ended = [_end(host) for host in (virtual, *simulators)]
+    if len({repr(error) for error in ended}) > 1:
         return [f"vLLM and simulators with {engines} end: {ended}"]
-    virtual.pool.check([])
-    if case.config.engine.cpu_blocks:
-        virtual.cpu.check()
-        assert not virtual.cpu.pinned, "blocks of the CPU tier are still written or read"
+    if ended[0] is not None:
+        raise ended[0]
+    for host in (virtual, *simulators):
+        _check_end(host)
     theirs = virtual.metrics.result()
     found: list[str] = []
     for change, simulated in zip(engines, simulators, strict=True):
@@ -93,12 +92,23 @@ def _simulator(case: Case, policy: Policy, change: Change, most: int) -> Host:
     return Host(replace(config, engine=replace(config.engine, **change)), policy, iter(case.programs), knowledge)
 
 
-def _ends(host: Host) -> bool:
+def _end(host: Host) -> LivelockError | StuckError | None:
+    """Let a host run; returns why it came to no end."""
     try:
         host.run()
-    except LivelockError:
-        return False
-    return True
+    except (LivelockError, StuckError) as error:
+        return error
+    return None
+
+
+def _check_end(host: Host) -> None:
+    """Nothing is held, moved or remembered any more."""
+    host.pool.check([])
+    assert host.pool.free == host.pool.capacity
+    if host.config.engine.cpu_blocks:
+        host.cpu.check()
+        assert not host.cpu.pinned, "blocks of the CPU tier are still written or read"
+    assert not host.placement.stalls and not host.live and host.link.idle
 
 
 def _tables(ours: RunResult, theirs: RunResult, native: str) -> Iterator[str]:
