@@ -248,7 +248,7 @@ class EngineScheduler(Scheduler):
 
     def victim(self, need: int, request: Request) -> Request:
         """See :class:`tokencake.engine.scheduler.Hooks`."""
-        return self.requests[self._victim(need, self.calls[request.request_id]).id]
+        return self.requests[self.choose_victim(need, self.calls[request.request_id]).id]
 
     def refused(self, request: Request) -> None:
         """See :class:`tokencake.engine.scheduler.Hooks`."""

@@ -52,6 +52,7 @@ class Admission:
         self.short = False
         self.left = 0
         self._queues = queues
+        self._compute = queues.compute
         self._decodes = queues.decodes
         self._pool = queues.pool
         self._waiting = queues.waiting
@@ -92,7 +93,7 @@ class Admission:
                 return
             del self._loading[position]
             budget -= tokens
-            self._queues.start(step, call, tokens)
+            self._compute.start(step, call, tokens)
             self._watcher.started(call)
         if not self._queues.waiting:
             return
@@ -237,7 +238,7 @@ class Admission:
         if offer.found:
             self._watcher.load(offer.call, offer.match.blocks, offer.found)
         else:
-            self._queues.start(step, offer.call, offer.tokens)
+            self._compute.start(step, offer.call, offer.tokens)
         self._watcher.started(offer.call)
         self._watcher.admitted(offer.call)
 
