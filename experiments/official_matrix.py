@@ -10,10 +10,12 @@ give as about 1.5 %.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, Final
 
 from tokencake.experiments.a800 import setting
+from tokencake.experiments.metrics import relative_change
 from tokencake.policies.tokencake_upstream import Mode, TokencakeUpstream
 from tokencake.sim.config import SimConfig
 from tokencake.sim.run import simulate
@@ -69,6 +71,10 @@ The last four are published for the modes that schedule only.
 """
 
 
+Cells = Mapping[tuple[float, Mode], Sequence[tuple[float, ...]]]
+"""Simulated runs by load and mode, a run a seed, in the order of `QUANTITIES`."""
+
+
 def config(mode: Mode, seed: int, scatter: float = 0.0) -> SimConfig:
     """The measured setting; only the offload modes have a CPU tier.
 
@@ -122,24 +128,50 @@ def simulated(
     )
 
 
-def table(scatter: float = 0.0, seeds: int = 16) -> str:
-    """Markdown table of the eight cells: every quantity, mean and range over the seeds.
+def play(scatter: float = 0.0, seeds: int = 16) -> Cells:
+    """All eight cells, a run a seed.
 
     Mean latencies of the modes that reorder scatter by 5 % from seed to seed, so it takes many.
     """
+    return {cell: [simulated(*cell, seed, scatter=scatter) for seed in range(seeds)] for cell in MEASURED}
+
+
+def table(cells: Cells) -> str:
+    """Markdown table of every quantity in every cell, mean and range over the seeds."""
     lines = [
         "| load | mode | quantity | measured | simulated | range over seeds | difference |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for (qps, mode), measured in MEASURED.items():
-        runs = [simulated(qps, mode, seed, scatter=scatter) for seed in range(seeds)]
-        for name, value, *values in zip(QUANTITIES, measured, *runs, strict=False):
+        for name, value, *values in zip(QUANTITIES, measured, *cells[qps, mode], strict=False):
             if not value and not any(values):
                 continue
-            mean = sum(values) / seeds
+            mean = fmean(values)
             difference = f"{100 * (mean / value - 1):+.1f} %" if value else ""
             spread = f"{_text(min(values))} to {_text(max(values))}"
             lines.append(f"| {qps} | {mode} | {name} | {_text(value)} | {_text(mean)} | {spread} | {difference} |")
+    return "\n".join(lines)
+
+
+def changes(cells: Cells) -> str:
+    """Markdown table of makespan and mean latency against ``base``, with 95 % intervals by common seeds."""
+    lines = [
+        "| load | mode | makespan (%): measured | simulated | mean latency (%): measured | simulated |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for qps, mode in MEASURED:
+        if mode == "base":
+            continue
+        columns = []
+        for quantity in range(2):
+            mine, theirs = (
+                {seed: run[quantity] for seed, run in enumerate(cells[qps, which])} for which in (mode, "base")
+            )
+            measured = MEASURED[qps, mode][quantity] / MEASURED[qps, "base"][quantity] - 1
+            found = relative_change(mine, theirs)
+            assert found is not None  # the same seeds, and times above 0
+            columns += [f"{100 * measured:+.1f}", f"{100 * found.mean:+.1f} ± {100 * found.half:.1f}"]
+        lines.append(f"| {qps} | {mode} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
 
@@ -148,4 +180,5 @@ def _text(value: float) -> str:
 
 
 if __name__ == "__main__":
-    print(table(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0))
+    played = play(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0)
+    print(table(played), changes(played), sep="\n\n")

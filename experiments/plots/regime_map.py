@@ -10,6 +10,10 @@ from matplotlib.colors import TwoSlopeNorm
 
 from tokencake.experiments.plots.style import PAGE_IN, new_figure, paper_style, save
 
+_KEY = (
+    "First line: change of mean latency in per cent ± half of its 95 % interval (~: includes 0). "
+    "Second line: the baseline's turnover / P90 tool."
+)
 Changes = Sequence[Sequence[tuple[float, float]]]
 Ratios = Sequence[Sequence[float]]
 
@@ -43,20 +47,27 @@ def draw(
                 values, cmap="RdBu_r", norm=TwoSlopeNorm(0.0, -reach, reach), origin="lower", aspect="auto"
             )
             ax.grid(visible=False)
-            ax.set_title(name.replace("_", "-"))
+            ax.set_title(name.replace("_", "-").title(), loc="left")
             ax.set_xlabel("mean tool duration (s)")
             ax.set_xticks(range(len(tools_s)), [f"{tool:g}" for tool in tools_s])
             ax.set_yticks(range(len(blocks)), [f"{count:,}" for count in blocks])
             for y, row in enumerate(changes):
                 for x, (change, half) in enumerate(row):
-                    ratio = ratios[y][x]
-                    sure = "~" if round(change) and abs(change) <= half else ""
-                    text = f"{sure}{change:+.0f} %\n{_ratio(ratio)}" if round(change) else f"0 %\n{_ratio(ratio)}"
+                    text = f"{_change(change, half)}\n{_ratio(ratios[y][x])}"
                     colour = "white" if abs(change) > 0.6 * reach else "black"
                     ax.text(x, y, text, ha="center", va="center", fontsize=6, color=colour)
         axes[0].set_ylabel("GPU memory (blocks of 16 tokens)")
+        figure.suptitle(_KEY, fontsize=7, x=0.02, horizontalalignment="left")
         figure.colorbar(image, ax=axes, label="change of mean latency (%)", shrink=0.9)
         return save(figure, stem, formats)
+
+
+def _change(mean: float, half: float) -> str:
+    """Per cent with half of the interval, ~ where it includes 0; with one draw there is no interval."""
+    text = f"{mean:+.0f}" if round(mean) else "0"
+    if math.isnan(half):
+        return text
+    return f"{'~' if abs(mean) <= half and round(half) else ''}{text} ±{half:.0f}"
 
 
 def _ratio(value: float) -> str:

@@ -1,8 +1,11 @@
 """The claims experiment: its draws, its intervals, its figure, and the direction of its verdicts."""
 
+import math
+
 import pytest
 
-from tokencake.experiments.claims import VARIANTS, interval, run, trace
+from tokencake.experiments.claims import VARIANTS, cell, needed, run, table, tally, trace
+from tokencake.experiments.outcome import PARTS
 from tokencake.experiments.plots.regime_map import draw
 from tokencake.policies import registry
 from tokencake.traces.schema import ToolNode
@@ -24,9 +27,18 @@ def test_tools_of_another_length(app):
     assert durations == [tool.duration_s for tool in tools(trace(app, 0.1, 0, 2.0))]  # the load does not touch them
 
 
-def test_interval():
+def test_cell():
     """Values 1 to 5: mean 3, s = 1.581, half width 2.776 s / sqrt(5)."""
-    assert interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3.0, 1.963), abs=1e-3)
+    assert cell([1.0, 2.0, 3.0, 4.0, 5.0], ".3f") == "3.000 ± 1.963"
+    assert cell([1.0, 2.0, 3.0, 4.0, 5.0], "+.1f") == "+3.0 ± 2.0"
+    assert (cell([math.inf] * 2), cell([math.inf, 2.0, 3.0], ".2f")) == ("never", "≥ 2.00")
+    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_tally():
+    """What an interval says: it is below 0, above, or includes it; differences that nobody would notice are ties."""
+    cells = [[(-3.0, 2.0), (-3.0, 3.0), (-0.4, 0.1)], [(0.0, 0.0), (5.0, 4.0), (0.4, 0.0)]]
+    assert tally(cells) == {"wins": 1, "losses": 1, "ties": 4}
 
 
 def test_variants_exist():
@@ -40,8 +52,21 @@ def test_direction(app):
     programs = trace(app, 1.0, 0)
     stock, paper = (run(programs, name, 0) for name in ("vllm", "tokencake"))
     assert paper.latency_s < stock.latency_s
-    assert paper.computed < stock.computed
-    assert paper.seconds["tools"] == pytest.approx(stock.seconds["tools"])  # the same sum in another order
+    assert needed(programs, 0) < paper.computed < stock.computed
+    assert stock.seconds["loads"] == 0 < paper.seconds["loads"]
+    for outcome in (stock, paper):
+        assert set(outcome.seconds) == set(PARTS)
+        assert min(outcome.seconds.values()) >= 0
+        assert sum(outcome.seconds.values()) == pytest.approx(outcome.latency_s)
+
+
+def test_seconds_of_a_chain_are_those_of_its_calls_and_tools():
+    """With all of memory to itself, nobody queues, and what is waited for are the longest tools and the calls."""
+    programs = trace("deep_research", 0.05, 0, 5.0)[:1]
+    outcome = run(programs, "vllm", 0, blocks=40_000)
+    assert outcome.seconds["queue"] == pytest.approx(0.0, abs=0.2)  # a call waits for the step in flight
+    assert outcome.seconds["queue again"] == 0
+    assert outcome.seconds["decode"] + outcome.seconds["tools"] > 0.95 * outcome.latency_s
 
 
 def test_ample_memory_is_a_tie():

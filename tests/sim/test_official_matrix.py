@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from tokencake.experiments.official_matrix import MEASURED, simulated
+from tokencake.experiments.official_matrix import MEASURED, changes, simulated
 from tokencake.policies.tokencake_upstream import Mode
 
 MODES = get_args(Mode)
@@ -44,6 +44,14 @@ def cells():
 @pytest.fixture(scope="module")
 def many():
     return means(16)
+
+
+def test_changes_of_what_was_measured_are_the_measured_ones():
+    """Both columns say the same, and draws of 1 and 3 times the values are known for sure: the ratio never varies."""
+    played = {cell: [values, tuple(3 * value for value in values)] for cell, values in MEASURED.items()}
+    lines = changes(played).splitlines()
+    assert lines[-1] == "| 1.0 | agent_offload | -34.2 | -34.2 ± 0.0 | -39.2 | -39.2 ± 0.0 |"
+    assert len(lines) == 2 + 6
 
 
 @pytest.mark.parametrize("cell", MEASURED, ids=str)
