@@ -39,7 +39,7 @@ def test_a_policy_that_insists_is_treated_alike_and_comes_to_an_end(seed, monkey
     monkeypatch.setattr("tokencake.sim.liveness.MOST_IDLE_PLANS", 2_000)
     monkeypatch.setattr("tokencake.sim.liveness.MOST_STEPS_IN_VAIN", 300)
     try:
-        assert equality.differences(hostile_case(seed), lambda: Insistent(seed), engines=ENGINES) == []
+        assert equality.differences(hostile_case(seed), lambda: Insistent(seed), engines=ENGINES, most=100_000) == []
     except StuckError as error:
         policy = Insistent(seed)
         if not overrides(policy, "order") and not overrides(policy, "admit"):
