@@ -50,12 +50,12 @@ class Extent:
             upper.depths[depth] = count
             self.depths[at] = self.depths.get(at, 0) + count
         for holding in list(self.holders):
-            for position, span in enumerate(holding.spans):
-                if span[0] is self:
-                    if span[1] > at:  # type: ignore[operator]
+            spans = holding.spans
+            for position, (extent, depth) in enumerate(spans):
+                if extent is self:
+                    if depth > at:
                         upper.holders.append(holding)
-                        holding.spans.insert(position + 1, [upper, span[1]])
-                        span[1] = at
+                        spans[position : position + 1] = (self, at), (upper, depth)
                     break
         kept: list[FreeRun] = []
         for run in self.runs:
@@ -72,6 +72,10 @@ class Extent:
                 kept.append(run)
         self.runs = kept
         return upper
+
+
+Span = tuple[Extent, int]
+"""A copy, and up to which of its blocks somebody holds it."""
 
 
 class FreeRun(Entry):
@@ -93,6 +97,7 @@ class Holding:
         chain: Content of the blocks.
         hashed: Leading blocks of the chain that are held and findable by others.
         private: Further blocks that are held but hold no complete, hashed content yet.
+        spans: The copies that the hashed blocks are, in order, and up to which block of each.
         owner: What the blocks are accounted to; opaque to the pool.
     """
 
@@ -104,7 +109,7 @@ class Holding:
         self.hashed = 0
         self.private = 0
         self.growing: Segment | None = None
-        self.spans: list[list[Extent | int]] = []
+        self.spans: list[Span] = []
 
     @property
     def blocks(self) -> int:

@@ -100,7 +100,7 @@ class RunPool:
                 self._touch(extent, hi)
             extent.depths[hi] = extent.depths.get(hi, 0) + 1
             extent.holders.append(holding)
-            holding.spans.append([extent, hi])
+            holding.spans.append((extent, hi))
         holding.hashed += match.blocks
 
     def take(self, holding: Holding, count: int) -> None:
@@ -164,7 +164,7 @@ class RunPool:
             self._list.add_empty(holding.private)
             holding.private = 0
         for extent, depth in reversed(holding.spans):
-            self._drop_reference(extent, depth, holding)  # type: ignore[arg-type]
+            self._drop_reference(extent, depth, holding)
         holding.spans.clear()
         holding.hashed = 0
 
@@ -175,14 +175,12 @@ class RunPool:
             self._list.add_empty(holding.private)
             holding.private = 0
         while holding.hashed > blocks:
-            span = holding.spans.pop()
-            extent: Extent = span[0]  # type: ignore[assignment]
-            depth: int = span[1]  # type: ignore[assignment]
+            extent, depth = holding.spans.pop()
             keep = max(extent.lo, blocks)
             if keep > extent.lo:
                 extent.depths[keep] = extent.depths.get(keep, 0) + 1
                 extent.holders.append(holding)
-                holding.spans.append([extent, keep])
+                holding.spans.append((extent, keep))
             self._drop_reference(extent, depth, holding)
             holding.hashed = keep
 
@@ -193,8 +191,8 @@ class RunPool:
 
     def hand_over(self, source: Holding, target: Holding) -> None:
         """Let ``target``, which must be empty, hold what ``source`` holds."""
-        for span in source.spans:
-            holders = span[0].holders  # type: ignore[union-attr]
+        for extent, _ in source.spans:
+            holders = extent.holders
             holders[holders.index(source)] = target
         target.spans, source.spans = source.spans, target.spans
         target.hashed, source.hashed = source.hashed, 0
@@ -207,10 +205,10 @@ class RunPool:
         for holding in holdings:
             blocks = holding.private
             for extent, depth in holding.spans:
-                known = counted.get(id(extent), extent.lo)  # type: ignore[union-attr]
-                if depth > known:  # type: ignore[operator]
-                    blocks += depth - known  # type: ignore[operator]
-                    counted[id(extent)] = depth  # type: ignore[assignment]
+                known = counted.get(id(extent), extent.lo)
+                if depth > known:
+                    blocks += depth - known
+                    counted[id(extent)] = depth
             result.append((holding, blocks))
         return result
 
@@ -218,14 +216,14 @@ class RunPool:
         """Blocks of a holding that nobody else holds."""
         blocks = holding.private
         for extent, depth in holding.spans:
-            depths = extent.depths  # type: ignore[union-attr]
-            if depth == extent.held and depths[depth] == 1:  # type: ignore[union-attr, index]
-                blocks += depth - max((d for d in depths if d != depth), default=extent.lo)  # type: ignore[operator, union-attr]
+            depths = extent.depths
+            if depth == extent.held and depths[depth] == 1:
+                blocks += depth - max((d for d in depths if d != depth), default=extent.lo)
         return blocks
 
     def watch(self, holding: Holding, lo: int, hi: int, job: object) -> None:
         """Tell ``on_reuse`` about ``job``, and which blocks, if held blocks in ``[lo, hi)`` are ever reused."""
-        self._watches.add(((extent, extent.lo, depth) for extent, depth in holding.spans), lo, hi, job)  # type: ignore[misc, union-attr]
+        self._watches.add(((extent, extent.lo, depth) for extent, depth in holding.spans), lo, hi, job)
 
     def watch_found(self, match: Match, lo: int, hi: int, job: object) -> None:
         """As :meth:`watch`, for blocks that a lookup found, held or not."""
@@ -270,14 +268,14 @@ class RunPool:
     def _hash(self, holding: Holding, segment: Segment, lo: int, hi: int) -> None:
         extents = segment.extents
         if holding.spans:
-            span = holding.spans[-1]
-            extent: Extent = span[0]  # type: ignore[assignment]
+            extent, depth = holding.spans[-1]
             if (
-                extent.hi == lo == span[1]
+                extent.hi == lo == depth
                 and extent.segment is segment
                 and (len(extents) == 1 or not later_copy(extents, extent, lo, hi))
             ):
-                span[1] = extent.hi = extent.held = hi
+                extent.hi = extent.held = hi
+                holding.spans[-1] = extent, hi
                 depths = extent.depths
                 others = depths.pop(lo) - 1
                 if others:
@@ -290,7 +288,7 @@ class RunPool:
         extent.depths[hi] = 1
         extent.holders.append(holding)
         extents.append(extent)
-        holding.spans.append([extent, hi])
+        holding.spans.append((extent, hi))
 
     def _drop_reference(self, extent: Extent, depth: int, holding: Holding) -> None:
         depths = extent.depths
@@ -380,7 +378,7 @@ class RunPool:
         private = sum(h.private for h in holdings)
         for holding in holdings:
             for extent, _ in holding.spans:
-                extents[id(extent)] = extent  # type: ignore[assignment]
+                extents[id(extent)] = extent
         held = sum(e.held - e.lo for e in extents.values())
         equation = f"free {free} (counted {self.free}) + held {held} + private {private} = capacity {self.capacity}"
         assert free == self.free, equation

@@ -36,10 +36,10 @@ class Watches:
     def of(self, holding: Holding) -> list[tuple[object, int, int]]:
         """Jobs that watch blocks of a holding, and which."""
         return [
-            (job, first, min(last, depth))  # type: ignore[misc, type-var]
+            (job, first, min(last, depth))
             for extent, depth in holding.spans
-            for first, last, job in extent.stores  # type: ignore[union-attr]
-            if first < depth  # type: ignore[operator]
+            for first, last, job in extent.stores
+            if first < depth
         ]
 
     def cut(self, extent: Extent, upper: Extent) -> None:
