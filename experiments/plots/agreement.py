@@ -11,27 +11,27 @@ from tokencake.experiments.agreement import Pair
 from tokencake.experiments.plots.style import PAGE_IN, colour, legend, marker, new_figure
 
 _PANELS = (
-    ("program_latency_mean_s", "mean program latency, s"),
-    ("makespan_s", "makespan, s"),
-    ("ttft_mean_s", "mean TTFT, s"),
+    ("program_latency_mean_s", "mean program latency"),
+    ("makespan_s", "makespan"),
+    ("ttft_mean_s", "mean TTFT"),
 )
 _BAND = 0.1
 
 
 def agreement(pairs: Sequence[Pair]) -> Figure:
-    """One panel a metric: the diagonal is agreement, the grey band is 10 %, bars are the range of repeats."""
-    figure, axes = new_figure(PAGE_IN, 2.6, columns=len(_PANELS))
+    """One panel a metric: the diagonal is agreement, the grey band is 10 %, bars are ranges of repeats and draws."""
+    figure, axes = new_figure(PAGE_IN, 3.0, columns=len(_PANELS))
     settings = list(dict.fromkeys(pair.setting for pair in pairs))
     policies = list(dict.fromkeys(pair.policy for pair in pairs))
     for axis, (metric, title) in zip(axes, _PANELS, strict=True):
         limits = _diagonal(axis, pairs, metric)
         for pair in pairs:
-            predicted, measured = (values for values in pair.values(metric))
-            centre = fmean(measured)
+            predicted, measured = pair.values(metric)
             axis.errorbar(
-                centre,
+                fmean(measured),
                 fmean(predicted),
-                xerr=[[max(0.0, centre - min(measured))], [max(0.0, max(measured) - centre)]],  # means are rounded
+                xerr=_range(measured),
+                yerr=_range(predicted),
                 color=colour(policies.index(pair.policy)),
                 marker=marker(settings.index(pair.setting)),
                 linestyle="none",
@@ -42,8 +42,8 @@ def agreement(pairs: Sequence[Pair]) -> Figure:
         axis.set_ylim(limits)
         axis.set_aspect("equal")
         axis.set_title(title, loc="left")
-        axis.set_xlabel("measured")
-    axes[0].set_ylabel("predicted")
+        axis.set_xlabel("measured (s)")
+    axes[0].set_ylabel("predicted (s)")
     handles, labels = axes[0].get_legend_handles_labels()
     if len(settings) > 1:
         for index, setting in enumerate(settings):
@@ -51,6 +51,12 @@ def agreement(pairs: Sequence[Pair]) -> Figure:
             labels.append(setting)
     legend(figure, handles, labels)
     return figure
+
+
+def _range(values: Sequence[float]) -> list[list[float]]:
+    """How far values go below and above their mean, which is rounded."""
+    mean = fmean(values)
+    return [[max(0.0, mean - min(values))], [max(0.0, max(values) - mean)]]
 
 
 def _diagonal(axis: Axes, pairs: Sequence[Pair], metric: str) -> tuple[float, float]:
