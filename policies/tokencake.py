@@ -69,8 +69,9 @@ class Tokencake(Policy):
         a running one within a step: kept KV is given up at the step before.
 
     Cost:
-        With 100 calls waiting and 100 running, the gate takes 0.3 ms: it asks what waiting calls need until the
-        freed memory is spent. It is asked when a tool starts. An order takes 0.2 ms, when something happened.
+        With 100 calls waiting, 100 running and 200 stalled, a step in which the gate is asked takes 0.35 ms: what
+        waiting calls need is looked up until the freed memory is spent. It is asked when a tool starts; other steps
+        take less than 0.1 ms, and so does an order, when something happened.
 
     Args:
         temporal: Whether the Temporal Scheduler works.

@@ -72,7 +72,7 @@ class TokencakeUpstream(Policy):
         Calls outside of TokenCake's protocol, which would be a barrier in the queue.
 
     Cost:
-        With 100 calls waiting, 100 running and 200 stalled, a scan of all waiting calls (``order``) takes 0.25 ms,
+        With 100 calls waiting, 100 running and 200 stalled, a scan of all waiting calls (``order``) takes 0.2 ms,
         most of it a prefix lookup of each for the affinity bands (``cache_affinity_score_band=0`` halves it), and
         ``place`` 0.2 ms, since it asks what each would take. Both happen when a call was admitted or has ended:
         until then, who was denied stays denied, and only calls that arrive are looked at.

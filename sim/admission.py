@@ -170,22 +170,23 @@ class Admission:
     def need(self, call: Call, budget: int, cap: int) -> Need | None:
         """What a waiting call would take now; None if it cannot start in this step. Changes nothing."""
         look = self._look(call, budget, cap)
-        return None if look is None else _need(*look)
+        return None if look is None else look[2]
 
     def _offer(self, call: Call, cap: int) -> tuple[Offer | None, Verdict]:
         """What starting one waiting call takes, and what the policy says to it."""
         look = self._look(call, self.left, cap)
         if look is None:
             return None, Verdict.SKIP
-        offer = look[0]
-        if not offer.fits:
+        match, tokens, need = look
+        if not need.fits:
             self.short = True  # a policy may see that too, and say STOP
+        offer = Offer(call, match, need.cpu_hit, tokens, need.fits)
         if not self._admits:
             return offer, Verdict.ADMIT
-        return offer, self._policy.admit(self._queues.view, self._queues.view.call(call), _need(*look))
+        return offer, self._policy.admit(self._queues.view, self._queues.view.call(call), need)
 
-    def _look(self, call: Call, budget: int, cap: int) -> tuple[Offer, int, int] | None:
-        """A waiting call's offer, new blocks in this step, and blocks in all; None if it cannot start."""
+    def _look(self, call: Call, budget: int, cap: int) -> tuple[Match, int, Need] | None:
+        """A waiting call's prefix hit, tokens to compute in this step, and needs; None if it cannot start."""
         if call.preemptions and self._inflight and call.last_step >= self._inflight[0].number:
             return None  # an output from before its preemption is still in flight
         size, known = self._block_size, call.prompt + call.known
@@ -205,9 +206,11 @@ class Admission:
         else:
             tokens = self._first_chunk(call, hit * size, budget, cap)
             chunk = -(-(hit * size + tokens) // size) - hit
-        full = total - hit + match.free
-        fits = self._fits(full, chunk + match.free, found) and (not self._places or self._watcher.room(call, full))
-        return Offer(call, match, found, tokens, fits), chunk, total
+        new, free = total - hit, match.free
+        fits = self._fits(new + free, chunk + free, found) and (
+            not self._places or self._watcher.room(call, new + free)
+        )
+        return match, tokens, Need(chunk, new, hit, found, free, fits)
 
     def _fits(self, full: int, now: int, found: int) -> bool:
         """``KVCacheManager.allocate_slots`` for a waiting call.
@@ -250,9 +253,3 @@ class Admission:
             call.gpu_hit_tokens = call.computed
             call.cpu_hit_tokens = min(found * self._block_size, call.tokens - call.computed)
         del self._waiting[call]
-
-
-def _need(offer: Offer, chunk: int, total: int) -> Need:
-    """An offer as a policy sees it."""
-    hit = offer.match.blocks
-    return Need(chunk, total - hit, hit, offer.found, offer.match.free, offer.fits)
