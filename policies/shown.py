@@ -56,7 +56,7 @@ class Gallery:
 
     def show(self, value: Any) -> Any:
         """A view as a :class:`Shown`; containers are shown read-only, other values as they are."""
-        if isinstance(value, str):
+        if isinstance(value, str | api.Need):
             return value
         if isinstance(value, list | tuple):
             return tuple(map(self.show, value))
