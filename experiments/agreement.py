@@ -9,6 +9,7 @@ from typing import Any
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.keys import flatten
 from tokencake.experiments.labels import policy_labels
+from tokencake.experiments.metrics import t95
 from tokencake.experiments.results import Run
 
 Summary = Mapping[str, Any]
@@ -157,6 +158,8 @@ class Row:
         error: `predicted / measured - 1`; NaN where 0 was measured and something else predicted.
         standard_error: of `error`, from how repeated runs scatter on both sides (a single prediction counts as exact);
             NaN without repeated measurements, or where the mean is 0.
+        margin: half the width of the 95 % interval of `error`: `standard_error` times the two-sided 95 % point of
+            Student's t at the degrees of freedom that the repeats leave (n - 1 where only the n measurements scatter).
         spread: range of the repeated measurements over their mean; NaN without repeats, or where the mean is 0.
         repeats: measured runs.
     """
@@ -168,6 +171,7 @@ class Row:
     predicted: float
     error: float
     standard_error: float
+    margin: float
     spread: float
     repeats: int
 
@@ -181,11 +185,27 @@ def _row(pair: Pair, metric: str) -> Row:
     predicted, measured = pair.values(metric)
     mean, forecast = fmean(measured), fmean(predicted)
     error = forecast / mean - 1 if mean else (0.0 if forecast == 0 else math.nan)
-    scatter = spread = math.nan
+    scatter = margin = spread = math.nan
     if mean and len(measured) > 1:
-        scatter = math.hypot(standard_error(predicted), (1 + error) * standard_error(measured)) / mean
+        scatter, margin = _scatter(predicted, measured)
         spread = (max(measured) - min(measured)) / mean
-    return Row(pair.setting, pair.policy, metric, mean, forecast, error, scatter, spread, len(measured))
+    return Row(pair.setting, pair.policy, metric, mean, forecast, error, scatter, margin, spread, len(measured))
+
+
+def _scatter(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+    """Standard error of the ratio of the two means, and half the width of its 95 % interval.
+
+    To first order the variance of the ratio r is that of (predicted - r * measured) / mean measured. The sides are
+    independent and scatter differently, so their degrees of freedom are pooled as by Welch and Satterthwaite.
+    """
+    mean = fmean(measured)
+    ratio = fmean(predicted) / mean
+    sides = (standard_error(predicted) / mean, len(predicted)), (standard_error(measured) * ratio / mean, len(measured))
+    scatter = math.hypot(*(error for error, _ in sides))
+    if scatter == 0:
+        return 0.0, 0.0
+    degrees = 1 / sum((error / scatter) ** 4 / (count - 1) for error, count in sides if count > 1)
+    return scatter, t95(int(round(degrees, 6))) * scatter
 
 
 def standard_error(values: Sequence[float]) -> float:

@@ -21,11 +21,13 @@ class Ranking:
         metric: by which they are ordered.
         policies: how many.
         tau: Kendall's tau-a over all pairs of policies; a predicted tie counts as neither right nor wrong.
-        low: 2.5 % point of its bootstrap distribution over repeats; NaN with one repeat.
+        low: 2.5 % point of its bootstrap distribution over the measured repeats, predictions held fixed; NaN with one.
+            A rough interval where repeats are few: three have ten different resamples.
         high: 97.5 % point.
         clear_tau: tau over the pairs whose measured difference exceeds the spread; NaN if there is none.
         set_aside: pairs inside the spread.
         pairs: all pairs.
+        repeats: what the bootstrap draws from: rounds in which every policy was measured.
     """
 
     setting: str
@@ -37,6 +39,7 @@ class Ranking:
     clear_tau: float
     set_aside: int
     pairs: int
+    repeats: int
 
 
 def rankings(pairs: Sequence[Pair], metric: str = "program_latency_mean_s", seed: int = 0) -> list[Ranking]:
@@ -54,7 +57,8 @@ def _ranking(setting: str, metric: str, values: Mapping[str, tuple[list[float], 
     ranges = [max(sample) - min(sample) for sample in samples]
     everything = list(combinations(range(len(values)), 2))
     clear = [(i, j) for i, j in everything if abs(measured[i] - measured[j]) > max(ranges[i], ranges[j])]
-    low, high = _interval(predicted, samples, seed)
+    repeats = min(map(len, samples))
+    low, high = _interval(predicted, samples, repeats, seed)
     return Ranking(
         setting,
         metric,
@@ -65,6 +69,7 @@ def _ranking(setting: str, metric: str, values: Mapping[str, tuple[list[float], 
         _tau(predicted, measured, clear),
         len(everything) - len(clear),
         len(everything),
+        repeats,
     )
 
 
@@ -79,9 +84,10 @@ def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
 
-def _interval(predicted: Sequence[float], samples: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
+def _interval(
+    predicted: Sequence[float], samples: Sequence[Sequence[float]], repeats: int, seed: int
+) -> tuple[float, float]:
     """Bootstrap: repeats are drawn with replacement, the same ones for all policies, because they ran side by side."""
-    repeats = min(len(sample) for sample in samples)
     if repeats < 2:
         return math.nan, math.nan
     rng = random.Random(seed)

@@ -134,12 +134,16 @@ def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking])
 
 def _beyond_scatter(rows: Sequence[Row]) -> str:
     """Which of the errors that are noted cannot be put down to how the runs scatter."""
+    judged = [row for row in rows if row.metric in _NOTED and not math.isnan(row.margin)]
     found = [
         f"{row.setting} {row.policy} {row.metric} {row.error:+.1%}".strip()
-        for row in rows
-        if row.metric in _NOTED and abs(row.error) > 2 * row.standard_error
+        for row in judged
+        if abs(row.error) > row.margin
     ]
-    return f"Errors beyond two standard errors of the repeats: {', '.join(found) or 'none'}."
+    return (
+        "Errors beyond their 95 % intervals (Student's t over the repeats; chance alone puts one in twenty there),"
+        f" of {len(judged)}: {', '.join(found) or 'none'}."
+    )
 
 
 def _hosts(runs: Iterable[Run]) -> str:
@@ -147,13 +151,18 @@ def _hosts(runs: Iterable[Run]) -> str:
 
 
 def _ranked(rank: Ranking) -> str:
-    interval = "" if math.isnan(rank.low) else f" (95 % bootstrap interval {rank.low:.2f} to {rank.high:.2f})"
     where = f"{rank.setting}: " if rank.setting else ""
-    text = f"{where}order of {rank.policies} policies by {rank.metric}: Kendall's tau {rank.tau:.2f}{interval}"
+    text = f"{where}order of {rank.policies} policies by {rank.metric}: Kendall's tau {rank.tau:.2f}"
+    if not math.isnan(rank.low):
+        text += (
+            f" (95 % bootstrap interval {rank.low:.2f} to {rank.high:.2f},"
+            f" over {rank.repeats} measured repeats with predictions held fixed)"
+        )
     if rank.set_aside and not math.isnan(rank.clear_tau):
-        text += f"; {rank.clear_tau:.2f} without the {rank.set_aside} of {rank.pairs} pairs inside the spread"
+        clear = rank.pairs - rank.set_aside
+        text += f"; {rank.clear_tau:.2f} over the {clear} of {rank.pairs} pairs that differ by more than the spread"
     elif rank.set_aside:
-        text += f"; all {rank.pairs} pairs are inside the spread"
+        text += f"; none of the {rank.pairs} pairs differs by more than the spread"
     return text + "."
 
 

@@ -79,10 +79,12 @@ def test_an_error_says_how_well_it_is_known_from_the_repeats_of_both_sides(write
     assert latency.error == pytest.approx(0.2)
     # Both means have a standard error of 1 s: one tenth of what was measured, one twelfth of what was predicted.
     assert latency.standard_error == pytest.approx(1.2 * ((1 / 10) ** 2 + (1 / 12) ** 2) ** 0.5)
+    # Welch-Satterthwaite: (1 + 1.2^2)^2 / (1 + 1.2^4) = 1.94 degrees of freedom, rounded down; t(0.975, 1) = 12.706.
+    assert latency.margin == pytest.approx(12.706205 * latency.standard_error)
     write("once", "live", "vllm-priority", 6.0)
     write("forecast", "sim", "vllm-priority", 6.0)
     (single,) = pair_up([find_runs([tmp_path / "once"]), find_runs([tmp_path / "forecast"])])
-    assert all(math.isnan(row.standard_error) for row in compare([single]) if row.measured)
+    assert all(math.isnan(row.standard_error) and math.isnan(row.margin) for row in compare([single]) if row.measured)
 
 
 def test_only_errors_beyond_the_scatter_are_named(measured_and_predicted, tmp_path, capsys):
@@ -92,6 +94,20 @@ def test_only_errors_beyond_the_scatter_are_named(measured_and_predicted, tmp_pa
     assert " vllm program" not in line, "10 % off, where equal runs differ by 20 %"
 
 
+@pytest.mark.parametrize(("predicted", "named"), [(8.5, False), (7.9, True)])
+def test_three_repeats_leave_two_degrees_of_freedom(predicted, named, write, tmp_path, capsys):
+    """9, 10 and 11 s: the standard error of 8.5 s over their mean is 0.85 * 5.8 % = 4.9 %, and t(0.975, 2) = 4.30.
+
+    So 15 % off is three standard errors and inside the interval of 21 %; 7.9 s is 21 % off, beyond its 19.6 %.
+    """
+    for repeat, latency in enumerate((9.0, 10.0, 11.0)):
+        write("live", "live", "vllm", latency, repeat)
+    write("sim", "sim", "vllm", predicted)
+    assert main(["compare", str(tmp_path / "live"), str(tmp_path / "sim"), "--out", str(tmp_path / "c")]) == 0
+    (line,) = (text for text in capsys.readouterr().out.splitlines() if text.startswith("Errors beyond"))
+    assert ("vllm program_latency_mean_s" in line) is named
+
+
 def test_ranking_sets_pairs_inside_the_spread_aside(measured_and_predicted):
     (rank,) = rankings(pair_up(measured_and_predicted))
     # The last two were predicted the other way round, by less than their repeats differ.
@@ -99,6 +115,14 @@ def test_ranking_sets_pairs_inside_the_spread_aside(measured_and_predicted):
     assert rank.tau == pytest.approx(1 / 3)
     assert rank.clear_tau == 1.0
     assert rank.low <= rank.tau <= rank.high
+    assert rank.repeats == 3
+
+
+def test_a_ranking_says_what_it_rests_on(measured_and_predicted, tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "live"), str(tmp_path / "sim"), "--out", str(tmp_path / "c")]) == 0
+    (line,) = (text for text in capsys.readouterr().out.splitlines() if text.startswith("order of 3 policies"))
+    assert "over 3 measured repeats with predictions held fixed" in line
+    assert "1.00 over the 2 of 3 pairs that differ by more than the spread" in line
 
 
 def test_settings_are_ranked_apart(write, tmp_path):
