@@ -58,7 +58,9 @@ class Tokencake(Policy):
     Assumed:
         ``alpha``, ``ewma_alpha``, the utility and its constants, the partition's watermarks, step, bounds, period
         and critical ratio, and ``reserve_fraction`` are the port's. ``buffer_s`` and ``slices`` are those of
-        an independent implementation. ``w_static`` is 1: eq. 3 without a scale of its own. A type's score is
+        an independent implementation. ``w_static`` is 1: eq. 3 without a scale of its own. Eq. 4 is taken
+        as published: it rises with the wait only up to ``tokens / e`` seconds (faster the longer the request), falls
+        after that, and is below 0 once a call has waited more seconds than it has tokens. A type's score is
         the highest priority among its live calls, and the last one it had. Priorities are renewed when
         something happens, not in every step. Depth and degrees are the application's labels, or the graph's.
         CPU blocks are buffered, so allocating them costs nothing; ``cpu_buffering=false`` makes each offload

@@ -31,10 +31,15 @@ class SpatialRule:
 
 
 def dynamic_priority(wait_s: float, tokens: int) -> float:
-    """Eq. 4: grows with the wait, a little less for long requests' peers than for short ones'.
+    """Eq. 4, as published: ``w ln(tokens / w)`` of a wait ``w`` in seconds and a request's prompt and output tokens.
 
-    >>> round(dynamic_priority(10.0, 9000), 2)
-    68.02
+    It rises with the wait up to ``tokens / e`` seconds, faster the longer the request, falls after that, and is below 0
+    once the wait has more seconds than the request has tokens.
+
+    >>> [round(dynamic_priority(w, 9000), 1) for w in (1.0, 10.0, 100.0)]
+    [9.1, 68.0, 450.0]
+    >>> [round(dynamic_priority(w, 1000), 1) for w in (100.0, 368.0, 700.0, 1000.0, 1200.0)]
+    [230.3, 367.9, 249.7, 0.0, -218.8]
     """
     wait_s = max(wait_s, LEAST_WAIT_S)
     return wait_s * math.log(max(tokens, 1) / wait_s)
