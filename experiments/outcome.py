@@ -15,7 +15,10 @@ from tokencake.traces.schema import Program, ToolNode
 
 PARTS: Final = ("queue", "queue again", "loads", "prefill", "decode", "tools")
 """What a call or a tool can be doing: waiting to be admitted for the first time, waiting after a preemption, waiting
-for KV from the CPU, computing its prompt, generating, running a tool (with the client's delay before a call)."""
+for KV from the CPU, computing its prompt, generating, running a tool (with the client's delay before a call).
+
+What a call that was preempted after its first token computes again before the next one is part of "decode": no record
+says when it went on."""
 
 _Span = tuple[float, float]
 _Spans = Mapping[str, Sequence[_Span]]
