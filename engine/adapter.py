@@ -15,7 +15,7 @@ from tokencake.engine.scheduler import Asking
 from tokencake.engine.stock import make_request
 from tokencake.policies.api import Policy, overrides
 from tokencake.sim.calls import Call, Status
-from tokencake.sim.config import PS
+from tokencake.sim.config import NEVER, PS
 from tokencake.sim.decode import DecodeSet
 from tokencake.sim.scheduler import Scheduler
 from tokencake.sim.step import Step
@@ -66,7 +66,7 @@ class Mirror(DecodeSet):
         call.produced = max(call.known, call.computed - call.prompt + 1)
         scheduler.show_blocks(call)
 
-    def sync_growers(self, chain: Chain, before: int = 1 << 62) -> None:
+    def sync_growers(self, chain: Chain, before: int = NEVER) -> None:
         """VLLM hashes blocks by itself."""
 
 

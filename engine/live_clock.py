@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tokencake.sim.clock import Clock
-from tokencake.sim.config import PS
+from tokencake.sim.config import NEVER, PS
 
 PS_PER_NS = 1000
 
@@ -46,13 +45,13 @@ class LiveClock(Clock):
         self.wait(self.coming_ps)
         super().step()
 
-    def wait(self, until_ps: float) -> None:
+    def wait(self, until_ps: int) -> None:
         """Sleep until a time, if the clock is paced.
 
         Raises:
             StoppedError: `stop` is set.
         """
-        if self.paced and until_ps < math.inf:
+        if self.paced and until_ps < NEVER:
             while (left := until_ps - self.wall_ps()) > 0 and not self.stop.is_set():
                 self.stop.wait(min(left / PS, 1.0))
         if self.stop.is_set():

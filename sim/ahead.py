@@ -95,7 +95,7 @@ class Ahead:
             host.offloading.jumped()
         return True
 
-    def _jump_cell(self, limit: int, horizon: float, taken: int) -> int:
+    def _jump_cell(self, limit: int, horizon: int, taken: int) -> int:
         """Jump inside one linear piece of the latency model, at most to step ``limit``; returns the steps taken."""
         host = self._host
         decodes = self._decodes
@@ -111,7 +111,7 @@ class Ahead:
         # planned before `horizon` if the jump's first j - lag - 1 steps end before that.
         before = steps - lag - 1
         if before >= 0 and last + before * start + rise * (before * (before - 1) // 2) >= horizon:
-            steps = _steps_before(int(horizon) - last, start, rise) + 1 + lag
+            steps = _steps_before(horizon - last, start, rise) + 1 + lag
             if not steps:
                 return 0
         needs = decodes.needs(steps)
@@ -177,7 +177,7 @@ class Ahead:
                 return True
         return True
 
-    def _until_change(self, limit: int, horizon: float) -> tuple[int, float]:
+    def _until_change(self, limit: int, horizon: int) -> tuple[int, int]:
         change = self._host.policy.next_change(self._host.view)
         if change is not None:
             at_s, step = change

@@ -91,7 +91,7 @@ class ProgramRun:
         """Untie what ended, so that memory is freed without a search for cycles."""
         for call in self.calls.values():
             call.view = call.chain = None
-            if call.holding is not None:
+            if call.status is not Status.REFUSED:
                 call.holding.owner = None
         self.calls.clear()
         self.view = None
@@ -178,6 +178,8 @@ class Call:
         "view",
     )
 
+    holding: Holding  # from when it is queued
+
     def __init__(self, program: ProgramRun, node: LLMNode, order: int, prompt: int):
         self.program = program
         self.node = node
@@ -186,7 +188,6 @@ class Call:
         self.prompt = prompt
         self.output = node.output_tokens
         self.status = Status.BLOCKED
-        self.holding: Holding = None  # type: ignore[assignment]  # set when the call is queued
         self.arrival_ps = 0
         self.admitted_ps = self.first_token_ps = -1
         self.computed = self.known = self.produced = 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
 import simpy
+from simpy.core import Infinity
 from simpy.events import Event
+
+from tokencake.sim.config import NEVER
 
 
 class Priority(IntEnum):
@@ -28,7 +30,7 @@ class Clock:
 
     Attributes:
         now_ps: Current time in picoseconds, from zero.
-        coming_ps: When the next event happens; infinity if none is left.
+        coming_ps: When the next event happens; `NEVER` if none is left.
     """
 
     __slots__ = ("_env", "coming_ps", "now_ps")
@@ -36,7 +38,7 @@ class Clock:
     def __init__(self) -> None:
         self._env = simpy.Environment(initial_time=0)
         self.now_ps = 0
-        self.coming_ps: float = math.inf
+        self.coming_ps = NEVER
 
     def at(self, at_ps: int, priority: Priority, call: Callable[..., None], *args: Any) -> Alarm:
         """Call a function once, at a time that has not passed."""
@@ -48,7 +50,8 @@ class Clock:
         """Let the next event happen."""
         env = self._env
         env.step()
-        self.coming_ps = env.peek()
+        coming = env.peek()
+        self.coming_ps = NEVER if coming == Infinity else int(coming)
 
 
 class Alarm(Event):

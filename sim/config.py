@@ -29,6 +29,10 @@ class StuckError(RuntimeError):
     """Calls wait that a policy never admits, and nothing else will happen."""
 
 
+NEVER: Final = 1 << 100
+"""Stands for the time (in picoseconds), or the number of a step, of what will not happen."""
+
+
 def to_ps(seconds: float) -> int:
     """Seconds to integer picoseconds, to nearest."""
     return round(seconds * PS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from tokencake.sim.config import NEVER
 from tokencake.sim.extents import Holding
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from tokencake.sim.calls import Call
     from tokencake.sim.chains import Chain
     from tokencake.sim.kv import RunPool
-
-
-NEVER = 1 << 62
 
 
 class DecodeSet:
@@ -34,7 +32,7 @@ class DecodeSet:
         boundary: ``boundary[t % block_size]`` calls need a new block in step ``t``.
         lag: Steps in flight when the last one was scheduled (vLLM async scheduling: 1): outputs
             that had not returned yet, whose block could not be hashed.
-        next_end: Step after which the first call has computed its last output; a huge number if none.
+        next_end: Step after which the first call has computed its last output; `NEVER` if none is to come.
     """
 
     def __init__(self, pool: RunPool | BlockPool, block_size: int, spare: Holding, *, hashes: bool = True):

@@ -9,9 +9,10 @@ picosecond.
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
+
+from tokencake.sim.config import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ class Direction:
     Attributes:
         alarm: Rings when the first of its transfers ends, if one of them is urgent.
         behind: Batches of transfers that wait until all before them have ended.
-        end_ps: When the first of its transfers ends; infinity if it has none.
+        end_ps: When the first of its transfers ends; `NEVER` if it has none.
         moved_bytes: Bytes of all transfers that have ended.
         urgent: Number of urgent transfers that move.
     """
@@ -61,7 +62,7 @@ class Direction:
         self.alarm: Alarm | None = None
         self.behind: deque[list[Transfer]] = deque()
         self._busy_ps = 0
-        self.end_ps: float = math.inf
+        self.end_ps = NEVER
         self.moved_bytes = 0
         self.urgent = 0
 
@@ -102,11 +103,11 @@ class Direction:
 
     def leave(self) -> list[Transfer]:
         """Take out the transfers that end at ``end_ps``."""
-        end = int(self.end_ps)
+        end = self.end_ps
         moving = self._moving
         if len(moving) == 1:  # it ends whatever has been served
             self._busy_ps += end - self._since_ps
-            self.end_ps = math.inf
+            self.end_ps = NEVER
             ended = [moving.pop()[2]]
         else:
             self._advance(end)
@@ -148,7 +149,7 @@ class Direction:
         """Find out when the first of its transfers ends, after they or their progress have changed."""
         moving = self._moving
         if not moving:
-            self.end_ps = math.inf
+            self.end_ps = NEVER
             return
         left = -(-(moving[0][0] - self._served) * len(moving) // _SCALE)
         self.end_ps = self._since_ps + left if left > 0 else self._since_ps

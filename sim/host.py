@@ -11,7 +11,6 @@ without that gives the same bytes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import Chain, ContentTree
 from tokencake.sim.clock import Clock
-from tokencake.sim.config import PS, SimConfig, StuckError
+from tokencake.sim.config import NEVER, PS, SimConfig, StuckError
 from tokencake.sim.cpu import CpuTier
 from tokencake.sim.cpu_blocks import BlockCpuTier
 from tokencake.sim.decisions import DecisionLog
@@ -79,7 +78,7 @@ class Host:
         self._step_ps = config.latency.step_ps
         self._ahead = None if self.scheduler.explicit else Ahead(self)
         self._inbox: list[Callable[[], None]] = []
-        self._wake_ps: float = math.inf
+        self._wake_ps = NEVER
         self.after_plan: Callable[[], None] | None = None
         self.last_end_ps = 0
         self.step_number = 0
@@ -139,8 +138,8 @@ class Host:
         self.metrics.progress = progress
         self.driver.start()
         self._play()
-        while self.link.next_ps() < math.inf:  # stores that nobody waited for
-            self.clock.now_ps = int(self.link.next_ps())
+        while self.link.next_ps() < NEVER:  # stores that nobody waited for
+            self.clock.now_ps = self.link.next_ps()
             self.link.collect()
         self.placement.close()
         if self.driver.programs:
@@ -230,7 +229,7 @@ class Host:
             now = clock.now_ps
             while clock.coming_ps <= now:
                 happen()
-            self._wake_ps = math.inf
+            self._wake_ps = NEVER
             if copies:
                 self.link.collect()
             if self._inbox:
@@ -247,9 +246,9 @@ class Host:
         clock = self.clock
         while True:
             if self._wake_ps < clock.coming_ps:
-                clock.now_ps = int(self._wake_ps)
+                clock.now_ps = self._wake_ps
                 return True
-            if clock.coming_ps == math.inf:
+            if clock.coming_ps == NEVER:
                 return False
             clock.step()
             if self._inbox or self._wake_ps <= clock.now_ps:

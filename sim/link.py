@@ -67,8 +67,8 @@ class Link:
         if self._h2d.end_ps <= now:
             self._settle(self._h2d, now)
 
-    def next_ps(self) -> float:
-        """When the next transfer ends, in picoseconds; infinity if nothing moves."""
+    def next_ps(self) -> int:
+        """When the next transfer ends, in picoseconds; `NEVER` if nothing moves."""
         return min(self._d2h.end_ps, self._h2d.end_ps)
 
     def cancel(self, transfer: Transfer) -> None:
@@ -132,7 +132,7 @@ class Link:
             way.alarm.cancel()
             way.alarm = None
         if way.urgent:
-            way.alarm = self._clock.at(int(way.end_ps), Priority.TRANSFER, self._ring, way)
+            way.alarm = self._clock.at(way.end_ps, Priority.TRANSFER, self._ring, way)
 
     def _ring(self, way: Direction) -> None:
         way.alarm = None
@@ -148,7 +148,7 @@ class Link:
         """End, one after the other, the transfers of a direction that are over by ``now``."""
         ended: list[Transfer] = []
         while way.end_ps <= now:
-            end = int(way.end_ps)
+            end = way.end_ps
             ended += way.leave()
             if way.behind:
                 self._next_batch(way, end)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from tokencake.policies.api import Event, EventKind, Trigger, overrides
 from tokencake.sim.calls import Call, Status
-from tokencake.sim.config import PS, StuckError, to_ps
+from tokencake.sim.config import NEVER, PS, StuckError, to_ps
 from tokencake.sim.stall import Stall
 
 if TYPE_CHECKING:
@@ -83,13 +82,13 @@ class Liveness:
         if self._idle_plans == MOST_IDLE_PLANS:
             name = type(host.policy).__name__
             raise StuckError(f"policy {name} let nothing run in {MOST_IDLE_PLANS:,} plans in a row while calls wait")
-        end = host.link.next_ps() if host.copies else math.inf
-        if end == math.inf and self._relieve():
+        end = host.link.next_ps() if host.copies else NEVER
+        if end == NEVER and self._relieve():
             host.plan_at(host.now_ps)
             return
         wake = min(end, self._change_ps())
-        if wake < math.inf:
-            host.plan_at(int(wake))
+        if wake < NEVER:
+            host.plan_at(wake)
 
     def unpark(self) -> bool:
         """Nothing is left to happen: let parked programs go, if calls wait; whether there were any."""
@@ -124,14 +123,14 @@ class Liveness:
                     f" before any got further ({call.id} was the last)"
                 )
 
-    def _change_ps(self) -> float:
-        """When the policy says that its answers change, if that is to come."""
+    def _change_ps(self) -> int:
+        """When the policy says that its answers change; `NEVER` if that is not to come."""
         host = self._host
         change = host.policy.next_change(host.view) if self._changes else None
         if change is None or change[0] is None:
-            return math.inf
+            return NEVER
         at = to_ps(change[0])
-        return at if at > host.now_ps else math.inf
+        return at if at > host.now_ps else NEVER
 
     def _relieve(self) -> bool:
         """Nothing could be planned, and nothing is copied: give something up; whether a step is to be planned again.
@@ -175,5 +174,5 @@ class Liveness:
         ends = [0]
         for node in run.following_tools(stall.call.node.id):
             started = run.tool_started_ps.get(node.id, stall.since_ps)
-            ends.append(1 << 62 if node.estimate_s is None else started + to_ps(node.estimate_s))
+            ends.append(NEVER if node.estimate_s is None else started + to_ps(node.estimate_s))
         return max(ends), stall.call.order

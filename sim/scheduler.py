@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from tokencake.policies.api import Need, Policy, overrides
 from tokencake.sim.admission import Admission
 from tokencake.sim.calls import Call, Status
+from tokencake.sim.chains import Chain
 from tokencake.sim.compute import Compute
-from tokencake.sim.decode import NEVER, DecodeSet
+from tokencake.sim.config import NEVER
+from tokencake.sim.decode import DecodeSet
 from tokencake.sim.extents import Holding
 from tokencake.sim.step import Step, Watcher
 
@@ -43,7 +45,10 @@ class Scheduler:
         deferred: Blocks of preempted calls that steps in flight still write, and the step to wait for.
         just_preempted: The last plan preempted a call; it admitted none, but the next one may.
         skipped: Decoding calls that the last plan left out.
+        view: What the policy is shown; the host sets it.
     """
+
+    view: HostView
 
     def __init__(
         self,
@@ -60,12 +65,11 @@ class Scheduler:
         self.running: list[Call] = []
         self.prefilling: list[Call] = []
         self.inflight: deque[Step] = deque()
-        self.spare = Holding(None)  # type: ignore[arg-type]  # blocks of decoding calls, not synced
+        self.spare = Holding(Chain([], 0))  # blocks of decoding calls, not synced
         self.decodes = DecodeSet(pool, engine.block_size, self.spare, hashes=engine.prefix_caching)
         self.preemptions = 0
         self.just_preempted = False
         self.skipped: list[Call] = []
-        self.view: HostView = None  # type: ignore[assignment]  # set by the host
         self._config = engine
         self._policy = policy
         self._free_recompute = config.free_recompute

@@ -4,7 +4,7 @@ import pytest
 
 from tokencake.engine.live_link import LiveLink
 from tokencake.sim.clock import Clock
-from tokencake.sim.config import PS, LinkConfig
+from tokencake.sim.config import NEVER, PS, LinkConfig
 from tokencake.sim.transfer import Transfer
 
 
@@ -42,7 +42,7 @@ def transfer(way, subject, size=10**9, done=lambda _: None):
 
 
 def finish(clock):
-    while clock.coming_ps != float("inf"):
+    while clock.coming_ps != NEVER:
         clock.step()
 
 
