@@ -1,1 +1,1 @@
-"""The vLLM hosts. This version has none yet: `host=virtual` and `host=live` are refused with a clear line."""
+"""Real vLLM under a policy: its scheduler alone (`host=virtual`), or all of it with a model (`host=live`)."""

@@ -116,6 +116,9 @@ class LiveHost(EngineHost):
     def finish(self, call: Call, now: int) -> None:
         """See :meth:`tokencake.sim.host.Host.finish`.
 
+        VLLM reports the end of a call while it processes outputs, which counts as a step's time. What the
+        host and the policy do then, copies included, does not.
+
         Raises:
             RuntimeError: The model said something that is not in the trace.
         """
@@ -123,7 +126,8 @@ class LiveHost(EngineHost):
         if said != _output(call):
             at = next((i for i, (a, b) in enumerate(zip(said, _output(call), strict=False)) if a != b), len(said))
             raise RuntimeError(f"{call.id}: output token {at} of {call.output} is not the trace's")
-        super().finish(call, now)
+        with self._meter.paused():
+            super().finish(call, now)
 
     def execute(self, step: EngineStep) -> tuple[Any, int]:
         """See :meth:`EngineHost.execute`."""

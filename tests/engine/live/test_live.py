@@ -109,6 +109,27 @@ def test_a_small_pool_and_a_large_reserve_still_end(runtime):
     assert host.metrics.steps < 20_000
 
 
+class Ponders(Policy):
+    """Thinks for long whenever a call has ended."""
+
+    thought = 0
+
+    def place(self, view, trigger, subject):
+        if trigger is Trigger.STALL:
+            self.thought += 1
+            begin = time.process_time()
+            while time.process_time() - begin < 0.3:
+                pass
+        return ()
+
+
+def test_what_is_done_when_a_call_ends_is_not_on_the_clock(runtime):
+    policy = Ponders()
+    result = run_live(demo(count=2), config(), policy, LiveConfig(model="xs"), runtime=runtime)
+    assert policy.thought == result.summary["calls"] > 0
+    assert max(result.steps.columns["duration_s"]) < 0.3
+
+
 def test_an_interrupt_keeps_what_is_finished(runtime):
     def interrupt(done):
         if done == 2:
