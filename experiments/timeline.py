@@ -71,7 +71,7 @@ class _Tracks:
 
 
 def tool_spans(trace: Iterable[Program], programs: Columns, calls: Columns, *, timed: bool) -> list[ToolSpan]:
-    """When the tools of finished programs ran: a tool starts when all it waits for has ended, and its delay has passed.
+    """When tools ran: a tool starts when all it waits for has ended, and its delay has passed.
 
     Tools take no resource, so their times follow from the calls' and need no table of their own.
     """
@@ -83,9 +83,9 @@ def tool_spans(trace: Iterable[Program], programs: Columns, calls: Columns, *, t
             if not isinstance(node, ToolNode):
                 continue
             after = [ends.get((program.program, before)) for before in node.after]
-            if None in after:
-                continue  # refused before it got here
-            ready = max((end for end in after if end is not None), default=arrivals[program.program])
+            ready = max((end for end in after if end is not None), default=arrivals.get(program.program))
+            if None in after or ready is None:
+                continue  # refused, or the run was ended, before it got here
             start = ready + node.delay_s
             if timed and node.at_s is not None:
                 start = max(start, node.at_s)
@@ -98,9 +98,11 @@ def build(programs: Columns, calls: Columns, transfers: Columns, kv: Columns, to
     """The trace as one JSON object."""
     tracks = _Tracks()
     tracks.process(_ENGINE, "engine")
-    pids = {row["program"]: _ENGINE + 1 + i for i, row in enumerate(_rows(programs))}
-    for row in _rows(programs):
-        tracks.process(pids[row["program"]], f"{row['program']} ({row['app']})")
+    names = {row["program"]: f"{row['program']} ({row['app']})" for row in _rows(programs)}
+    names |= {name: f"{name} (not finished)" for name in calls["program"] if name not in names}
+    pids = {name: _ENGINE + 1 + i for i, name in enumerate(names)}
+    for name, title in names.items():
+        tracks.process(pids[name], title)
     _add_calls(tracks, pids, calls)
     for span in sorted(tools, key=lambda t: (t.start_s, t.program, t.node)):
         pid = pids[span.program]
