@@ -32,11 +32,11 @@ class Direction:
         ps_per_run: Fixed cost of a contiguous run, in picoseconds.
 
     Attributes:
-        alarm: Rings when the first of its transfers ends, if one of them is urgent.
+        alarm: Rings when the first of its transfers ends, if one is urgent, be it one that waits behind.
         behind: Batches of transfers that wait until all before them have ended.
         end_ps: When the first of its transfers ends; `NEVER` if it has none.
         moved_bytes: Bytes of all transfers that have ended.
-        urgent: Number of urgent transfers that move.
+        urgent: Number of urgent transfers, those behind included.
     """
 
     __slots__ = (
@@ -89,7 +89,6 @@ class Direction:
         """A transfer begins to move; all that ended by now has left."""
         transfer.start_ps = now_ps
         transfer.state = "moving"
-        self.urgent += transfer.urgent
         self._order += 1
         if self._moving:
             self._advance(now_ps)

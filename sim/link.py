@@ -48,14 +48,14 @@ class Link:
         now = self._clock.now_ps
         if way.end_ps <= now:
             self._settle(way, now)
-        if not way.is_idle:
-            if way.is_promised:
-                way.behind.append([])
-            if way.behind:
-                way.behind[-1].append(transfer)
-                transfer.state = "queued"
-                return
-        way.enter(transfer, self._begin(transfer), now)
+        way.urgent += transfer.urgent
+        if not way.is_idle and way.is_promised:
+            way.behind.append([])
+        if way.behind:
+            way.behind[-1].append(transfer)
+            transfer.state = "queued"
+        else:
+            way.enter(transfer, self._begin(transfer), now)
         if way.urgent:
             self._rearm(way)
 
@@ -76,6 +76,7 @@ class Link:
         way, now = self._ways[transfer.direction], self._clock.now_ps
         self._settle(way, now)
         if transfer.state == "queued":
+            way.urgent -= transfer.urgent
             transfer.start_ps = now
             for batch in way.behind:
                 if transfer in batch:
