@@ -121,7 +121,7 @@ class ChainView(Protocol):
 
     @property
     def cpu_blocks(self) -> int:
-        """Leading blocks that are findable in the CPU tier now."""
+        """Leading blocks that the CPU tier has, or that are on their way there."""
         ...
 
     @property

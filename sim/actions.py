@@ -13,7 +13,7 @@ from tokencake.policies import api
 from tokencake.policies.api import Event, EventKind, Trigger
 from tokencake.sim.calls import Status
 from tokencake.sim.clock import Priority
-from tokencake.sim.config import PS, to_ps
+from tokencake.sim.config import PS, wake_ps
 from tokencake.sim.extents import Holding
 from tokencake.sim.parts import count_blocks, count_runs
 from tokencake.sim.stall import Stall
@@ -89,7 +89,7 @@ class Actions:
         if stall.transfer is not None:
             return "a transfer is under way"
         host = self._host
-        until = None if action.until_s is None else to_ps(action.until_s)
+        until = None if action.until_s is None else wake_ps(action.until_s)
         if until is not None and until <= host.now_ps:
             return "the time to keep until has passed"
         if until is None and not stall.awaited:
@@ -144,6 +144,8 @@ class Actions:
         if not host.config.engine.cpu_blocks:
             host.metrics.count("offload_without_tier")
             return "there is no CPU tier"
+        if not host.config.engine.prefix_caching:
+            return "prefix caching is off, so nothing could be found in the CPU tier"
         if stall.transfer is not None:
             return "a transfer is under way"
         chain = stall.call.holding.chain
@@ -286,7 +288,7 @@ class Actions:
     def _timer(self, action: api.Action, call_id: str) -> str:
         assert isinstance(action, api.Timer)
         host = self._host
-        at = to_ps(action.at_s)
+        at = wake_ps(action.at_s)
         if at <= host.now_ps:
             return "the time has passed"
         host.clock.at(at, Priority.TIMER, host.notice, lambda: self._placement.ask(Trigger.TIMER))

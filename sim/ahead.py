@@ -14,7 +14,7 @@ from operator import mul
 from typing import TYPE_CHECKING
 
 from tokencake.policies.api import overrides
-from tokencake.sim.config import to_ps
+from tokencake.sim.config import wake_ps
 from tokencake.sim.step import Step
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Ahead:
             if step is not None:
                 limit = min(limit, step)
             if at_s is not None:
-                horizon = min(horizon, to_ps(at_s))
+                horizon = min(horizon, wake_ps(at_s))
         return limit, horizon
 
 

@@ -6,6 +6,7 @@ Nothing below ``experiments/`` reads configuration files; it takes these.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,14 @@ NEVER: Final = 1 << 100
 def to_ps(seconds: float) -> int:
     """Seconds to integer picoseconds, to nearest."""
     return round(seconds * PS)
+
+
+def wake_ps(seconds: float) -> int:
+    """First picosecond at which a policy that waits for a time finds that it has come (``view.now >= seconds``)."""
+    near = to_ps(seconds)
+    off = (abs(near) >> 51) + 2  # two floats further
+    around = range(near - off, near + off)
+    return around[bisect_left(around, seconds, key=lambda ps: ps / PS)]
 
 
 def _need(condition: bool, name: str, rule: str, value: object) -> None:

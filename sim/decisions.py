@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from tokencake.policies.api import Need, Verdict, overrides
+from tokencake.sim.calls import Status
 from tokencake.sim.config import PS
 from tokencake.sim.records import DECISION_COLUMNS, Table
 
@@ -118,7 +119,9 @@ class DecisionLog:
     def _victim(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         def victim(view: Any, need: int, for_call: Any) -> Any:
             chosen = hook(view, need, for_call)
-            self.add("victim", for_call.id, chosen.id, "done", str(need))
+            named = view.find(chosen.id)
+            runs = named is not None and named.status is Status.RUNNING
+            self.add("victim", for_call.id, chosen.id, "done" if runs else "not running", str(need))
             return chosen
 
         return victim

@@ -242,9 +242,11 @@ class Host:
                 self.after_plan()
 
     def _next_event(self) -> bool:
-        """The engine is idle: go on to what happens next; False if that is nothing."""
+        """The engine is idle: go on to what happens next; False if that is nothing, or nobody waits for it."""
         clock = self.clock
         while True:
+            if self.driver.over and self.link.idle:
+                return False
             if self._wake_ps < clock.coming_ps:
                 clock.now_ps = self._wake_ps
                 return True
@@ -312,6 +314,7 @@ class Host:
         """A call enters the waiting queue (``add_request``)."""
         call.holding = Holding(self._chain(call), call)
         call.status = Status.WAITING
+        self.live[call.id] = call
         self.scheduler.enqueue(call)
         self.metrics.waits(call)
         if self._observes:

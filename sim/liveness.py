@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokencake.policies.api import Event, EventKind, Trigger, overrides
 from tokencake.sim.calls import Call, Status
-from tokencake.sim.config import NEVER, PS, StuckError, to_ps
+from tokencake.sim.config import NEVER, PS, StuckError, to_ps, wake_ps
 from tokencake.sim.stall import Stall
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Liveness:
         change = host.policy.next_change(host.view) if self._changes else None
         if change is None or change[0] is None:
             return NEVER
-        at = to_ps(change[0])
+        at = wake_ps(change[0])
         return at if at > host.now_ps else NEVER
 
     def _relieve(self) -> bool:

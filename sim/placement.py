@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tokencake.sim.host import Host
     from tokencake.traces.schema import ToolNode
 
+_SEEING = ("place", "observe", "order", "admit", "budget", "victim", "evict_order", "store", "next_change")
+"""Hooks that are given a view, and with it the stalled chains."""
+
 
 class Placement:
     """Asks ``place``, and keeps stalls and the reservation plan.
@@ -36,6 +39,7 @@ class Placement:
     def __init__(self, host: Host):
         self._host = host
         self._places = overrides(host.policy, "place")
+        self._shows = any(overrides(host.policy, hook) for hook in _SEEING)
         self.reserved: dict[str, int] = {}
         self.stalls: dict[str, Stall] = {}
         self.ending: Call | None = None
@@ -82,17 +86,18 @@ class Placement:
         host = self._host
         if host.config.engine.cpu_blocks:
             host.offloading.finished(call)
-        if not self._places:
+        following = call.program.following_calls(call.node.id) if self._shows else ()
+        if not following and not self._places:
             host.pool.release(call.holding)
             host.tree.release(call.holding.chain)
             return
-        awaited = {node.id: None for node in call.program.following_calls(call.node.id)}
+        awaited = {node.id: None for node in following}
         stall = Stall(host, call, now_ps, awaited)
         self.stalls[call.id] = stall
-        host.view.call(call)
-        self.ending = call
-        self.ask(Trigger.STALL, call)
-        self.ending = None
+        if self._places:
+            self.ending = call
+            self.ask(Trigger.STALL, call)
+            self.ending = None
         host.pool.release(call.holding)
         if not awaited and stall.idle:
             self.end_stall(stall)
@@ -160,14 +165,14 @@ class Placement:
     @property
     def pinned_blocks(self) -> int:
         """GPU blocks that stalls hold, each counted once."""
-        holders = [c.holding for c in self._host.scheduler.running]
-        holders += [c.holding for c in self._host.scheduler.loading]
-        count = 0
         pins: list[Holding] = []
         for stall in self.stalls.values():
             pins += [h for h in (stall.pin, stall.held, stall.source) if h.blocks]
         if not pins:
             return 0
+        holders = [c.holding for c in self._host.scheduler.running]
+        holders += [c.holding for c in self._host.scheduler.loading]
+        count = 0
         for holding, blocks in self._host.pool.charges(holders + pins):
             if any(holding is pin for pin in pins):
                 count += blocks
@@ -194,6 +199,6 @@ class Placement:
         return host.pool.match(chain, chain.blocks).blocks
 
     def cpu_blocks(self, call: Call) -> int:
-        """Leading blocks of a chain that are findable in the CPU tier."""
+        """Leading blocks of a chain that the CPU tier has, or that are on their way there."""
         chain = call.holding.chain
         return self._host.cpu.match(chain, 0, chain.blocks)[0]

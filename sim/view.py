@@ -152,8 +152,6 @@ class HostView:
         """The view of a call, always the same object."""
         if call.view is None:
             call.view = CallView(self._host, call)
-            if call.program.program.program in self._host.driver.programs:
-                self._host.live[call.id] = call
         return call.view  # type: ignore[return-value]
 
     def _calls(self, calls: Iterable[Call]) -> tuple[CallProtocol, ...]:
