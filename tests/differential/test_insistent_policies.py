@@ -10,7 +10,7 @@ from cases import make_case, with_cpu_tier
 from insistent import Insistent
 
 from tokencake.engine.install import missing
-from tokencake.policies.api import overrides
+from tokencake.policies.api import Policy, Verdict, overrides, stock_admit
 from tokencake.sim.config import StuckError
 
 REASON = missing()
@@ -44,3 +44,19 @@ def test_a_policy_that_insists_is_treated_alike_and_comes_to_an_end(seed, monkey
         policy = Insistent(seed)
         if not overrides(policy, "order") and not overrides(policy, "admit"):
             assert "in a row" in str(error), "nobody was kept out, and yet somebody waits for ever"
+
+
+class Choosy(Policy):
+    """Admits one program alone."""
+
+    def admit(self, view, call, need):
+        return stock_admit(need) if call.program.id == "p0" else Verdict.SKIP
+
+
+@pytest.mark.parametrize("seed", [1, 3, 4])
+def test_what_was_decided_before_nobody_got_any_further_is_compared(seed):
+    case = make_case(seed, asynchronous=False)
+    with pytest.raises(StuckError, match="admits nothing"):
+        equality.differences(case, Choosy)
+    found = equality.differences(case, Choosy, engines=[{"max_num_batched_tokens": 3}])
+    assert any("decisions, row" in text for text in found)

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokencake.policies.api import Policy
-from tokencake.sim.config import PS, EngineConfig, LinkConfig, SimConfig
+from tokencake.sim.config import PS, EngineConfig, LinkConfig, SimConfig, to_ps
 from tokencake.sim.host import Host
 from tokencake.sim.invariants import verify
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
 from tokencake.sim.run import simulate
+from tokencake.traces.graph import topological_order
 from tokencake.traces.schema import LLMNode, Piece, Program
 
 
@@ -24,6 +25,11 @@ def played(programs, config, policy, *, check_events):
         host.after_plan = lambda: verify(host)
     host.run()
     return host
+
+
+def rows_of(table):
+    """The rows of a result table, as dictionaries."""
+    return [dict(zip(table.names, row, strict=True)) for row in zip(*table.columns.values(), strict=True)]
 
 
 @given(data=st.data())
@@ -51,23 +57,41 @@ def test_4_every_call_of_a_program_that_is_not_refused_finishes_once(data, world
             assert {call for name, call in seen if name == program.program} == wanted
 
 
+def start_ps(node, before, workload):
+    """When a node of a program starts, given when what it waits for has ended (``docs/model.md``, Programs)."""
+    start = before + to_ps(node.delay_s)
+    if isinstance(node, LLMNode) and node.after:
+        start += to_ps(workload.client_delay_s)
+    if workload.calls == "timed" and node.at_s is not None:
+        start = max(start, to_ps(node.at_s))
+    return start
+
+
 @given(data=st.data())
 def test_5_causes_come_before_effects(data, worlds):
     programs, config, make_policy = data.draw(worlds)
     result = simulate(programs, config, make_policy())
-    columns = result.calls.columns
-    finish = {}
-    for row in zip(*columns.values(), strict=True):
-        call = dict(zip(columns, row, strict=True))
-        finish[call["program"], call["call"]] = call["finish_s"]
+    runs = {run["program"]: run for run in rows_of(result.programs)}
+    calls = {(call["program"], call["call"]): call for call in rows_of(result.calls)}
+    for call in calls.values():
         if call["status"] == "finished":
             assert call["arrival_s"] <= call["admitted_s"] <= call["first_token_s"] <= call["finish_s"]
-    arrival = dict(zip(zip(columns["program"], columns["call"], strict=True), columns["arrival_s"], strict=True))
     for program in programs:
-        for node in program.nodes:
-            for before in node.after:
-                first, second = finish.get((program.program, before)), arrival.get((program.program, node.id))
-                assert first is None or second is None or first <= second
+        run = runs[program.program]
+        begin = to_ps(run["arrival_s"])
+        assert config.workload.concurrency or begin == to_ps(program.arrival_s)
+        if run["refused"]:
+            continue
+        ends = {}
+        for node in (program.nodes[i] for i in topological_order(program.nodes)):
+            start = start_ps(node, max((ends[name] for name in node.after), default=begin), config.workload)
+            if isinstance(node, LLMNode):
+                call = calls[program.program, node.id]
+                assert to_ps(call["arrival_s"]) == start
+                ends[node.id] = to_ps(call["finish_s"])
+            else:
+                ends[node.id] = start + to_ps(node.duration_s)
+        assert to_ps(run["finish_s"]) == max(ends.values())
 
 
 @given(data=st.data())

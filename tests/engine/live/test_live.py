@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 from live_replay import calls_of, config, demo, play
@@ -39,19 +40,19 @@ def recorded_copies(result):
 @pytest.mark.parametrize("copies", ["link", "measured"])
 @pytest.mark.parametrize("policy", ["vllm", "vllm-priority", "autellix", "continuum", "vllm-offload", "kvflow"])
 def test_a_simulation_with_the_recorded_times_is_the_live_run(runtime, policy, copies):
-    settings = config()
+    settings = replace(config(), log_decisions=True)
     chosen = LiveConfig(model="xs", copies=copies)
     live = run_live(demo(), settings, registry.create(policy, {}), chosen, runtime=runtime)
     assert live.summary["calls"] == calls_of(demo())
-    again = config(jumps=False)
-    object.__setattr__(again, "latency", recorded(live, settings.latency))
-    object.__setattr__(again, "copies", recorded_copies(live))
+    step_by_step = replace(settings.engine, jumps=False)
+    latency, moved = recorded(live, settings.latency), recorded_copies(live)
+    again = replace(settings, engine=step_by_step, latency=latency, copies=moved)
     replayed = simulate(demo(), again, registry.create(policy, {}))
     outside = replayed.summary["outside_measured_range"]
     assert outside["not_as_recorded"] == outside.get("copies_not_as_recorded", 0) == 0
-    assert replayed.calls.columns == live.calls.columns
-    assert replayed.programs.columns == live.programs.columns
-    assert replayed.transfers.columns == live.transfers.columns
+    for name in ("decisions", "calls", "programs", "transfers"):
+        assert getattr(replayed, name).columns == getattr(live, name).columns, name
+    assert policy == "vllm" or live.decisions.columns["time_s"], "it decided something"
 
 
 def test_steps_are_recorded_as_they_were_measured(runtime):
