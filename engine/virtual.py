@@ -39,7 +39,7 @@ class VirtualHost(EngineHost):
             req_id_to_index={name: i for i, name in enumerate(names)},
             sampled_token_ids=sampled,
         )
-        took = self.config.latency.step_ps(step.prefill, step.decodes, step.context) if step.tokens else 0
+        took = self.latency.step_ps(step.prefill, step.decodes, step.context) if step.tokens else 0
         return output, took
 
 

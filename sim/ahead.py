@@ -35,7 +35,7 @@ class Ahead:
         self._scheduler = host.scheduler
         self._decodes = host.scheduler.decodes
         self._inflight = host.scheduler.inflight
-        self._latency = host.config.latency
+        self._latency = host.latency
         self._depth = host.config.engine.pipeline
         self._copies = host.config.engine.cpu_blocks > 0
         self._places = overrides(host.policy, "place")

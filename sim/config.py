@@ -159,7 +159,7 @@ class SimConfig:
 
     Attributes:
         engine: Scheduler and memory.
-        latency: Time of a step.
+        latency: Time of a step; a run takes a fresh one like it and leaves this as it is.
         kv_bytes_per_token: Size of one token's KV.
         link: GPU-CPU link.
         workload: How the trace is replayed.

@@ -54,12 +54,14 @@ class Host:
         knowledge: What the policy may know beyond declarations.
 
     Attributes:
+        latency: Time of a step; this run's own, so that nothing of it is left in the configuration.
         after_plan: Called whenever steps have been planned, if set; for those who check a run.
     """
 
     def __init__(self, config: SimConfig, policy: Policy, programs: Iterator[Program], knowledge: Knowledge):
         engine = config.engine
         self.config = config
+        self.latency = config.latency.fresh()
         self.policy = policy
         guard(policy)
         self.knowledge = knowledge
@@ -75,7 +77,7 @@ class Host:
         self.metrics = Metrics(self)
         self.driver = Driver(self.clock, programs, config.workload, self)
         self._depth = engine.pipeline
-        self._step_ps = config.latency.step_ps
+        self._step_ps = self.latency.step_ps
         self._ahead = None if self.scheduler.explicit else Ahead(self)
         self._inbox: list[Callable[[], None]] = []
         self._wake_ps = NEVER

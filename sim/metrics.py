@@ -210,7 +210,7 @@ class Metrics:
             "free_list_turnover_s": self._turnover_s(end, used),
             "critical_inversions": self._inversions,
             "steps": self.steps,
-            "outside_measured_range": {**config.latency.outside(), **host.link.outside()},
+            "outside_measured_range": {**host.latency.outside(), **host.link.outside()},
             "events": dict(sorted(self.counts.items())),
         }
 

@@ -97,10 +97,10 @@ class CostView:
         self._host = host
 
     def prefill_time(self, new_tokens: int, context_tokens: int = 0) -> float:
-        return self._host.config.latency.prefill_ps(new_tokens, context_tokens) / PS
+        return self._host.latency.prefill_ps(new_tokens, context_tokens) / PS
 
     def step_time(self, batch: int, context_tokens: int) -> float:
-        return self._host.config.latency.decode_ps(batch, context_tokens) / PS
+        return self._host.latency.decode_ps(batch, context_tokens) / PS
 
     def transfer_time(self, blocks: int, direction: str) -> float:
         return self._host.link.alone_ps(direction, blocks * self._host.config.block_bytes, 1) / PS

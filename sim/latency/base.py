@@ -28,12 +28,24 @@ _PPM: Final = 1_000_000
 
 @runtime_checkable
 class LatencyModel(Protocol):
-    """Time of one engine step. Implementations: `LinearLatency`, `RooflineLatency`, `TableLatency`."""
+    """Time of one engine step.
+
+    Implementations: `LinearLatency`, `RooflineLatency`, `TableLatency`, and around another one `JitterLatency` and
+    `RecordedLatency`.
+    """
+
+    def fresh(self) -> LatencyModel:
+        """Return a model with the same times that has counted and drawn nothing; what never changes is shared.
+
+        A host asks its own fresh model, so that no run knows of another.
+        """
+        ...
 
     def step_ps(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> int:
         """Return the time of one step in picoseconds.
 
-        Counts the step in `outside` when it leaves the measured range; changes nothing else.
+        Counts the step in `outside` when it leaves the measured range. Where each step has a time of its own
+        (`JitterLatency`, `RecordedLatency`), the next step has the next one. Changes nothing else.
 
         Args:
             prefill: ``(new_tokens, context_tokens)`` per prefilling call; the context is what was

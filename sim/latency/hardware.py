@@ -141,7 +141,7 @@ class HardwareProfile:
         return self.model.kv_bytes_per_token * self.engine.block_size
 
     def latency_model(self) -> LatencyModel:
-        """Make a fresh latency model, its range counters at zero.
+        """Make a latency model; the table is read again.
 
         Raises:
             ValueError: The profile lacks what its kind of model needs, or the table is malformed.

@@ -37,7 +37,12 @@ class JitterLatency(Stepwise):
         super().__init__(base)
         self._mean = -(deviation**2) / 2  # of the logarithm, so that the factors' mean is 1
         self._deviation = deviation
+        self._seed = seed
         self._draw = stream(seed, "jitter").lognormvariate
+
+    def fresh(self) -> JitterLatency:
+        """Return the same factors around a fresh base, from the first one on; see `LatencyModel.fresh`."""
+        return JitterLatency(self._base.fresh(), self._deviation, self._seed)
 
     def step_ps(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> int:
         """Return the time of the next step; see `LatencyModel.step_ps`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 
 from tokencake.sim.latency.base import (
@@ -94,6 +95,12 @@ class LinearLatency:
         self._per_token = scale.prefill(ps(coefficients.per_prefill_token_us))
         self._per_pair = scale.prefill(ps(coefficients.per_prefill_pair_us))
         self._per_call = scale.prefill(ps(coefficients.per_prefill_call_us))
+
+    def fresh(self) -> LinearLatency:
+        """Return the same times, with nothing counted; see `LatencyModel.fresh`."""
+        other = copy(self)
+        other._range = RangeCounter(self._range.limit)
+        return other
 
     def step_ps(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> int:
         """Return the time of one step; see `LatencyModel.step_ps`."""

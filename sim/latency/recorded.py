@@ -48,6 +48,10 @@ class RecordedLatency(Stepwise):
         self._next = 0
         self._other = 0
 
+    def fresh(self) -> RecordedLatency:
+        """Return the same recording at its first step, over a fresh base; see `LatencyModel.fresh`."""
+        return RecordedLatency(self._base.fresh(), self._steps)
+
     def step_ps(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> int:
         """Return the time of the next step; see `LatencyModel.step_ps`."""
         number = self._next

@@ -78,6 +78,10 @@ class RooflineLatency:
         self._kv_token = move(model.kv_bytes_per_token)
         self._context_token = self._scale.decode(max(self._pair, self._kv_token))
 
+    def fresh(self) -> RooflineLatency:
+        """Return itself: it counts and draws nothing."""
+        return self
+
     def step_ps(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> int:
         """Return the time of one step; see `LatencyModel.step_ps`."""
         time = self._scale.overhead_ps

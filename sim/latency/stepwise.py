@@ -8,7 +8,7 @@ from tokencake.sim.latency.base import LatencyModel
 
 
 class Stepwise:
-    """All of a `LatencyModel` but `step_ps`: what policies ask about costs is answered by ``base``.
+    """All of a `LatencyModel` but `fresh` and `step_ps`: what policies ask about costs is answered by ``base``.
 
     Steps must be asked for one by one (``engine.jumps=false``): no sum of their times is known in advance.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -146,6 +147,12 @@ class TableLatency:
         contexts = table.prefill_attention.contexts
         self._prefill_starts = [*contexts[:-1], UNBOUNDED]
         self._prefill_widths = [high - low for low, high in pairwise(contexts)]
+
+    def fresh(self) -> TableLatency:
+        """Return the same times, with nothing counted; see `LatencyModel.fresh`. Lines that are known are shared."""
+        other = copy(self)
+        other._range = RangeCounter(self._range.limit)
+        return other
 
     def step_ps(self, prefill: Sequence[tuple[int, int]], decodes: int, decode_context: int) -> int:
         """Return the time of one step; see `LatencyModel.step_ps`."""

@@ -13,12 +13,11 @@ POLICIES = ("vllm", "vllm-priority", "vllm-offload", "tokencake-upstream", pytes
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("workload", ALL, ids=lambda make: make.__name__)
 def test_jumps_and_runs_change_nothing(workload, policy, recorded, with_engine):
-    results = []
-    for fast in (False, True):
-        programs, config = workload(
-            recorded
-        )  # a latency model counts the steps beyond its range, so each run has its own
-        results.append(simulate(programs, with_engine(config, jumps=fast, runs=fast), registry.create(policy, {})))
+    programs, config = workload(recorded)
+    results = [
+        simulate(programs, with_engine(config, jumps=fast, runs=fast), registry.create(policy, {}))
+        for fast in (False, True)
+    ]
     assert results[0].summary["steps"] > 500
     slow, fast = (
         repr([table.columns for table in (r.programs, r.calls, r.transfers, r.kv, r.decisions)] + [r.summary])
