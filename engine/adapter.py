@@ -98,7 +98,6 @@ class EngineScheduler(Scheduler):
         self.requests: dict[str, Request] = {}
         self.calls: dict[str, Call] = {}
         self.priorities = native
-        self.decodes = Mirror(self)
         self.explicit = True
         self._keeps_calls = overrides(policy, "evict_order")
         self._admitting = False
@@ -111,6 +110,10 @@ class EngineScheduler(Scheduler):
             ordered=not native and any(overrides(policy, hook) for hook in _ORDERED),
             victims=not native and overrides(policy, "victim"),
         )
+
+    def _make_decodes(self) -> Mirror:
+        """Decoding calls are vLLM's."""
+        return Mirror(self)
 
     # -- calls and requests ----------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ class Scheduler:
         pool: RunPool | BlockPool,
         watcher: Watcher,
     ):
-        engine = config.engine
+        self._config = engine = config.engine
         self.pool = pool
         self.block_size = engine.block_size
         self.waiting: OrderedDict[Call, None] = OrderedDict()
@@ -66,11 +66,10 @@ class Scheduler:
         self.prefilling: list[Call] = []
         self.inflight: deque[Step] = deque()
         self.spare = Holding(Chain([], 0))  # blocks of decoding calls, not synced
-        self.decodes = DecodeSet(pool, engine.block_size, self.spare, hashes=engine.prefix_caching)
+        self.decodes = self._make_decodes()
         self.preemptions = 0
         self.just_preempted = False
         self.skipped: list[Call] = []
-        self._config = engine
         self._policy = policy
         self._free_recompute = config.free_recompute
         self._watcher = watcher
@@ -85,6 +84,10 @@ class Scheduler:
             self.fixed_limits = engine.max_num_batched_tokens, 0
         self._victims = overrides(policy, "victim")
         self.explicit = not engine.jumps or self.compute.stores_outputs
+
+    def _make_decodes(self) -> DecodeSet:
+        """What keeps decoding calls up to date; a scheduler that has vLLM makes its own."""
+        return DecodeSet(self.pool, self.block_size, self.spare, hashes=self._config.prefix_caching)
 
     def happened(self) -> None:
         """Something happened on which a policy's order may depend."""
