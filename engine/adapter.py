@@ -102,7 +102,6 @@ class EngineScheduler(Scheduler):
         self._keeps_calls = overrides(policy, "evict_order")
         self._admitting = False
         self._delivered_ps = 0
-        self._planned: EngineStep | None = None
         self.copies: Any = None
         self._takes_blocks = overrides(policy, "place")
         vllm.attach(
@@ -159,7 +158,10 @@ class EngineScheduler(Scheduler):
     # -- one step ----------------------------------------------------------------------------------
 
     def schedule(self) -> Step | None:
-        """Let vLLM plan the next step; None if there is nothing to compute."""
+        """Let vLLM plan the next step; None if there is nothing to compute.
+
+        A step with tokens is run by the host, once its copies are under way.
+        """
         self._admission.short = False
         self._admitting = False
         planned = self.vllm.schedule()
@@ -170,19 +172,11 @@ class EngineScheduler(Scheduler):
         for name, tokens in planned.num_scheduled_tokens.items():
             self._note(step, self.calls[name], tokens)
         self.decodes.tick += 1
-        self._planned = step
         if step.tokens:
             return step
-        self.execute()
+        step.result, _ = self._host.execute(step)
         self.vllm.update_from_output(planned, step.result)
         return None
-
-    def execute(self) -> int:
-        """Run the step planned last, now that its copies are under way; its time in picoseconds."""
-        step = self._planned
-        assert step is not None
-        step.result, took_ps = self._host.execute(step)
-        return took_ps
 
     def deliver(self, step: EngineStep) -> None:
         """A step has ended: let vLLM process its outputs; it reports the calls that end."""

@@ -64,7 +64,6 @@ class EngineHost(Host, ABC):
         self.vllm = vllm
         self._native = native
         super().__init__(config, policy, programs, knowledge)
-        self._step_ps = lambda *_: self.scheduler.execute()
         self.pool.rank_by(self.pool.evict_key, self.scheduler.calls)
         if self._tier is not None:
             self._tier.rank_by(self.cpu.evict_key, self.scheduler.calls)
@@ -101,6 +100,11 @@ class EngineHost(Host, ABC):
     def _chain(self, call: Call) -> Chain:
         content = call.program.resolved[call.node.id]
         return self.tree.of(content.prompt, content.output)
+
+    def _run_step(self, step: Step) -> int:
+        assert isinstance(step, EngineStep)
+        step.result, took_ps = self.execute(step)
+        return took_ps
 
     def _conclude(self, step: Step) -> None:
         assert isinstance(step, EngineStep)

@@ -33,8 +33,7 @@ from tokencake.sim.offload import Offloading
 from tokencake.sim.placement import Placement
 from tokencake.sim.recorded_link import RecordedLink
 from tokencake.sim.reporter import Reporter
-from tokencake.sim.rng import lognormal
-from tokencake.sim.scheduler import Scheduler
+from tokencake.sim.scheduler import Scheduler, in_order
 from tokencake.sim.tools import Driver
 from tokencake.sim.view import HostView
 
@@ -77,7 +76,6 @@ class Host:
         self.metrics = Metrics(self)
         self.driver = Driver(self.clock, programs, config.workload, self)
         self._depth = engine.pipeline
-        self._step_ps = self.latency.step_ps
         self._ahead = None if self.scheduler.explicit else Ahead(self)
         self._inbox: list[Callable[[], None]] = []
         self._wake_ps = NEVER
@@ -262,7 +260,7 @@ class Host:
         """Outputs return one by one, in the order in which calls were scheduled; who got the last one ends."""
         ended, scheduler = step.finishers, self.scheduler
         if step.stale:
-            ended = sorted([*ended, *(call for call, _ in step.stale)], key=_scheduled_order)
+            ended = in_order([*ended, *(call for call, _ in step.stale)])
         for call in ended:
             if scheduler.skipped:
                 scheduler.returned(before=call.run_order)
@@ -300,11 +298,15 @@ class Host:
                 if scheduler.just_preempted and not inflight:
                     continue  # vLLM schedules again at once
                 break
-            step.end_ps = self.last_end_ps = start + self._step_ps(step.prefill, step.decodes, step.context)
+            step.end_ps = self.last_end_ps = start + self._run_step(step)
             inflight.append(step)
             self.metrics.steps += 1
         if inflight or not self.driver.over:  # whatever timers still ring after the last program, its time is up
             self.metrics.sample(now, eventful=eventful or self.eventful)
+
+    def _run_step(self, step: Step) -> int:
+        """How long a planned step takes, in picoseconds; a host whose engine computes runs it to know."""
+        return self.latency.step_ps(step.prefill, step.decodes, step.context)
 
     def _rank(self, key: Callable[[CallView], object] | None) -> Callable[[object], object] | None:
         """A policy's eviction order, for the calls that the pools know."""
@@ -393,12 +395,3 @@ class Host:
 
     def room(self, call: Call, blocks: int) -> bool:
         return not self.placement.reserved or self.placement.liveness.room(call, blocks)
-
-    def noise(self, name: str) -> float:
-        """Factor by which a noisy oracle is wrong about ``name``; always the same for a seed."""
-        return lognormal(self.config.seed, f"noise/{name}", self.config.noise)
-
-
-def _scheduled_order(call: Call) -> int:
-    """Place of a call among those scheduled in a step."""
-    return call.run_order

@@ -124,7 +124,7 @@ class Scheduler:
             return None
         if decodes.next_end == decodes.tick:
             ended = decodes.pop_ended()
-            step.finishers = ended if not step.finishers else _in_order([*step.finishers, *ended])
+            step.finishers = ended if not step.finishers else in_order([*step.finishers, *ended])
         return step
 
     @property
@@ -231,5 +231,6 @@ class Scheduler:
         return victim
 
 
-def _in_order(calls: list[Call]) -> list[Call]:
+def in_order(calls: list[Call]) -> list[Call]:
+    """Calls of a step as they were scheduled in it."""
     return sorted(calls, key=lambda call: call.run_order)

@@ -18,6 +18,7 @@ from tokencake.sim.call_view import CallView, ChainView
 from tokencake.sim.calls import Call, ProgramRun
 from tokencake.sim.config import PS
 from tokencake.sim.program_view import ProgramView
+from tokencake.sim.rng import lognormal
 from tokencake.traces.schema import LLMNode, ToolNode
 
 if TYPE_CHECKING:
@@ -197,7 +198,8 @@ class HostView:
         if self._info is Info.ORACLE:
             return truth
         if self._info is Info.NOISY_ORACLE:
-            return truth * self._host.noise(name)
+            config = self._host.config
+            return truth * lognormal(config.seed, f"noise/{name}", config.noise)  # always the same for a seed
         if self._info is Info.NONE:
             raise InformationError(
                 f"the policy's information level is NONE, which hides {group.split(':')[0]} of {name}"
