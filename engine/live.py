@@ -21,7 +21,6 @@ from tokencake.engine.live_link import LiveLink
 from tokencake.engine.offloading import Job
 from tokencake.engine.tier import EngineTier
 from tokencake.engine.virtual import policy_scheduler
-from tokencake.policies.api import Info
 from tokencake.sim.config import PS
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.latency.linear import features
@@ -182,7 +181,7 @@ def live_host(
         live: Clock and copies.
         force: Make the model say what the trace says.
     """
-    knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
+    knowledge = Knowledge.of(policy.info, programs)
     vllm = policy_scheduler(config, policy)
     return LiveHost(config, policy, iter(programs), knowledge, vllm, runtime, live, force=force)
 

@@ -14,7 +14,7 @@ from tokencake.engine.contents import HashedChain
 from tokencake.engine.host import EngineHost
 from tokencake.engine.scheduler import Asking, PolicyAsyncScheduler, PolicyScheduler
 from tokencake.engine.stock import make_scheduler
-from tokencake.policies.api import Info, Policy
+from tokencake.policies.api import Policy
 from tokencake.sim.config import SimConfig
 from tokencake.sim.knowledge import Knowledge
 from tokencake.traces.schema import Program
@@ -54,7 +54,7 @@ def virtual_host(config: SimConfig, policy: Policy, programs: Iterable[Program],
             connector, instead of the policy's hooks.
 
     """
-    knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
+    knowledge = Knowledge.of(policy.info, programs)
     vllm = policy_scheduler(config, policy, native=native)
     return VirtualHost(config, policy, iter(programs), knowledge, vllm, native=bool(native))
 

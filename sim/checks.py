@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tokencake.policies.api import Info, Policy
+from tokencake.policies.api import Policy
 from tokencake.policies.checks import Outcome
 from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig
 from tokencake.sim.host import Host
@@ -32,8 +32,7 @@ class SimHost:
         config = self._config
         if every_step:
             config = replace(config, engine=replace(config.engine, jumps=False))
-        known = Knowledge.of_trace(self._programs) if policy.info is Info.CLASS_MEAN else Knowledge()
-        host = Host(config, policy, iter(self._programs), known)
+        host = Host(config, policy, iter(self._programs), Knowledge.of(policy.info, self._programs))
         host.run()
         result = host.metrics.result()
         tables = (result.programs, result.calls, result.transfers, result.kv, result.decisions)

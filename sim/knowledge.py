@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tokencake.policies.api import Info
 from tokencake.traces.schema import LLMNode, Program
 
 
@@ -18,8 +19,18 @@ class Knowledge:
         self._sums: dict[str, tuple[float, int]] = {}
 
     @classmethod
+    def of(cls, info: Info, programs: Iterable[Program]) -> Knowledge:
+        """What is known before a run.
+
+        Args:
+            info: The policy's information level.
+            programs: The trace; only class means read it, so that it has to be re-iterable for them alone.
+        """
+        return cls.of_trace(programs) if info is Info.CLASS_MEAN else cls()
+
+    @classmethod
     def of_trace(cls, programs: Iterable[Program]) -> Knowledge:
-        """The class means of a trace that can be read twice."""
+        """The class means of a trace."""
         sums: dict[str, tuple[float, int]] = {}
         for program in programs:
             for node in program.nodes:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from tokencake.policies.api import Info, Policy
+from tokencake.policies.api import Policy
 from tokencake.sim.config import SimConfig
 from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
@@ -39,7 +39,7 @@ def simulate(
         ConfigError: The programs are not in order of arrival.
         StuckError: The policy leaves calls waiting for ever.
     """
-    knowledge = Knowledge.of_trace(programs) if policy.info is Info.CLASS_MEAN else Knowledge()
+    knowledge = Knowledge.of(policy.info, programs)
     wall, cpu = time.perf_counter(), time.process_time()
     host = Host(config, policy, iter(programs), knowledge)
     with _rarely_collecting():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cases import Case, LivelockError
 
-from tokencake.policies.api import Info, Policy
+from tokencake.policies.api import Policy
 from tokencake.sim.config import SimConfig, StuckError
 from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
@@ -97,7 +97,7 @@ def _counted(config: SimConfig, most: int) -> SimConfig:
 
 def _simulator(case: Case, policy: Policy, change: Change, most: int) -> Host:
     config = _counted(case.config, most)
-    knowledge = Knowledge.of_trace(case.programs) if policy.info is Info.CLASS_MEAN else Knowledge()
+    knowledge = Knowledge.of(policy.info, case.programs)
     return Host(replace(config, engine=replace(config.engine, **change)), policy, iter(case.programs), knowledge)
 
 
