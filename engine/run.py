@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ from tokencake.engine.models import Model, ModelError, find_model
 from tokencake.policies.api import Policy
 from tokencake.sim.config import ConfigError, SimConfig
 from tokencake.sim.records import RunResult
+from tokencake.sim.run import timed
 from tokencake.traces.schema import Program
 
 if TYPE_CHECKING:
@@ -38,11 +37,7 @@ def run_virtual(
     from tokencake.engine.virtual import virtual_host
 
     host = virtual_host(config, policy, programs)
-    wall, cpu = time.perf_counter(), time.process_time()
-    host.run(progress)
-    timing = {"loop_cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    result = host.metrics.result(timing)
-    timing["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result, _ = timed(host, lambda: host.run(progress))
     return result
 
 
@@ -81,15 +76,11 @@ def run_live(
     if runtime is None:
         runtime = shared_runtime(model, Limits.of(config.engine), live.load_format)
     host = live_host(config, policy, programs, runtime, live)
-    wall, cpu = time.perf_counter(), time.process_time()
-    finished = play(host, progress)
-    timing = {"loop_cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    result = host.metrics.result(timing)
+    result, finished = timed(host, lambda: play(host, progress))
     result.steps = host.steps
     result.copies = host.link.copied if live.copies == "measured" and config.engine.cpu_blocks else None
     if not finished:
         result.summary["interrupted"] = True
-    timing["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return result
 
 

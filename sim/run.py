@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from tokencake.policies.api import Policy
 from tokencake.sim.config import SimConfig
@@ -14,6 +15,8 @@ from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.records import RunResult
 from tokencake.traces.schema import Program
+
+_T = TypeVar("_T")
 
 
 def simulate(
@@ -40,17 +43,25 @@ def simulate(
         StuckError: The policy leaves calls waiting for ever.
     """
     knowledge = Knowledge.of(policy.info, programs)
-    wall, cpu = time.perf_counter(), time.process_time()
     host = Host(config, policy, iter(programs), knowledge)
     with _rarely_collecting():
-        host.run(progress)
-    timing = {
-        "loop_cpu_s": time.process_time() - cpu,
-        "wall_s": time.perf_counter() - wall,
-    }
+        result, _ = timed(host, lambda: host.run(progress))
+    return result
+
+
+def timed(host: Host, loop: Callable[[], _T]) -> tuple[RunResult, _T]:
+    """Let a host run, and return its result, with what this machine spent on it, and what the loop returned.
+
+    Args:
+        host: The host.
+        loop: Runs it; only this is timed.
+    """
+    wall, cpu = time.perf_counter(), time.process_time()
+    returned = loop()
+    timing = {"loop_cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
     result = host.metrics.result(timing)
     timing["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return result
+    return result, returned
 
 
 @contextmanager
