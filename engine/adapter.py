@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tokencake.engine.contents import block_hasher
 from tokencake.engine.memory import EnginePool
+from tokencake.engine.requests import make_request
 from tokencake.engine.scheduler import Asking
-from tokencake.engine.stock import make_request
 from tokencake.policies.api import Policy, overrides
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.config import NEVER, PS
@@ -99,6 +100,7 @@ class EngineScheduler(Scheduler):
         self.calls: dict[str, Call] = {}
         self.priorities = native
         self.explicit = True
+        self._hasher = block_hasher(self.block_size)
         self._keeps_calls = overrides(policy, "evict_order")
         self._admitting = False
         self._delivered_ps = 0
@@ -123,7 +125,7 @@ class EngineScheduler(Scheduler):
             call.id,
             chain.prompt,
             call.output,
-            self.block_size,
+            self._hasher,
             priority=self._priority(call) if self.priorities else 0,
             arrival_s=call.arrival_ps / PS,
         )

@@ -58,6 +58,13 @@ def hash_function() -> Any:
     return get_hash_fn_by_name("sha256")
 
 
+def block_hasher(block_size: int) -> Any:
+    """What names the full blocks of a vLLM request."""
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher
+
+    return get_request_block_hasher(block_size, hash_function())
+
+
 @functools.cache
 def prepare_hashing() -> None:
     """Set what the first block of a chain hashes as its parent; an engine with a model does that itself."""

@@ -1,40 +1,38 @@
-"""vLLM requests for the live engine."""
+"""Requests of vLLM."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tokencake.engine.forced import OUTPUT
-
 
 def make_request(
-    name: str, prompt: list[int], output_tokens: int, hasher: Any, *, forced: list[int] | None = None, **more: Any
+    name: str,
+    prompt: list[int],
+    output_tokens: int,
+    hasher: Any,
+    *,
+    priority: int = 0,
+    arrival_s: float = 0.0,
 ) -> Any:
-    """A vLLM ``Request`` that generates exactly ``output_tokens``.
+    """A vLLM ``Request`` that ends after exactly ``output_tokens``.
 
     Args:
         name: Id of the request.
         prompt: Token ids.
-        output_tokens: How many to generate.
-        hasher: Names full blocks (``EngineCore.request_block_hasher``).
-        forced: The tokens to generate; None leaves them to the model (greedy).
-        **more: Further arguments of ``Request``.
+        output_tokens: How many to generate, greedily.
+        hasher: Names full blocks (:func:`tokencake.engine.contents.block_hasher`); None if none are cached.
+        priority: Rank in vLLM's priority queue; lower goes first.
+        arrival_s: When it arrives, which decides among equal priorities.
     """
     from vllm.sampling_params import SamplingParams
     from vllm.v1.request import Request
 
-    params = SamplingParams(
-        temperature=0,
-        max_tokens=output_tokens,
-        ignore_eos=True,
-        detokenize=False,
-        extra_args=None if forced is None else {OUTPUT: forced},
-    )
     return Request(
         request_id=name,
         prompt_token_ids=prompt,
-        sampling_params=params,
+        sampling_params=SamplingParams(temperature=0, max_tokens=output_tokens, ignore_eos=True, detokenize=False),
         pooling_params=None,
+        arrival_time=arrival_s,
+        priority=priority,
         block_hasher=hasher,
-        **more,
     )

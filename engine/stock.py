@@ -1,4 +1,4 @@
-"""VLLM's own scheduler and requests, built without a model and without a device.
+"""VLLM's own scheduler, built without a model and without a device.
 
 The configuration is that of a tiny dense model whose weights nobody loads; a scheduler looks at its
 shapes only. vLLM is imported inside the functions, so that this module can be imported without it.
@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokencake.engine.contents import hash_function, prepare_hashing
+from tokencake.engine.contents import prepare_hashing
 from tokencake.engine.install import require
 
 if TYPE_CHECKING:
@@ -123,28 +123,3 @@ def _changed(engine: EngineConfig, queue: str, transfer: Any) -> Any:
     cache.enable_prefix_caching = engine.prefix_caching
     model.max_model_len = engine.max_model_len
     return config
-
-
-def make_request(
-    name: str,
-    prompt: list[int],
-    output_tokens: int,
-    block_size: int,
-    *,
-    priority: int = 0,
-    arrival_s: float = 0.0,
-) -> Any:
-    """Return a vLLM request that ends after exactly ``output_tokens``."""
-    from vllm.sampling_params import SamplingParams
-    from vllm.v1.core.kv_cache_utils import get_request_block_hasher
-    from vllm.v1.request import Request
-
-    return Request(
-        request_id=name,
-        prompt_token_ids=prompt,
-        sampling_params=SamplingParams(temperature=0, max_tokens=output_tokens, ignore_eos=True, detokenize=False),
-        pooling_params=None,
-        arrival_time=arrival_s,
-        priority=priority,
-        block_hasher=get_request_block_hasher(block_size, hash_function()),
-    )

@@ -15,8 +15,9 @@ from typing import Any
 from agents import Agents, Issued
 from cases import LivelockError
 
-from tokencake.engine.contents import token_ids
-from tokencake.engine.stock import make_request, make_scheduler
+from tokencake.engine.contents import block_hasher, token_ids
+from tokencake.engine.requests import make_request
+from tokencake.engine.stock import make_scheduler
 from tokencake.sim.config import PS, SimConfig
 from tokencake.traces.schema import Program
 
@@ -125,7 +126,7 @@ class Oracle:
             name,
             token_ids(content.prompt),
             issued.node.output_tokens,
-            self._config.engine.block_size,
+            block_hasher(self._config.engine.block_size),
             priority=issued.run.rank,
             arrival_s=issued.arrival_ps / PS,
         )

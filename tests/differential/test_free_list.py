@@ -7,9 +7,9 @@ the front; what was goes to the back, each call's tail before its head.
 
 import pytest
 
-from tokencake.engine.contents import prepare_hashing, token_ids
+from tokencake.engine.contents import block_hasher, prepare_hashing, token_ids
 from tokencake.engine.install import missing
-from tokencake.engine.stock import make_request
+from tokencake.engine.requests import make_request
 from tokencake.sim.blocks import BlockPool
 from tokencake.sim.chains import ContentTree
 from tokencake.sim.extents import Holding
@@ -65,7 +65,7 @@ def test_vllm_pool():
 
     prepare_hashing()
     pool = VllmPool(9, enable_caching=True, hash_block_size=SIZE)
-    requests = {name: make_request(name, token_ids(p), 1, SIZE) for name, p in [("a", A), ("b", B)]}
+    requests = {name: make_request(name, token_ids(p), 1, block_hasher(SIZE)) for name, p in [("a", A), ("b", B)]}
     names = {}
 
     def take(name, count, hashed):
