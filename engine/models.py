@@ -11,10 +11,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tokencake.sim.latency.model_config import ModelConfig, parse_config, read_config
 from tokencake.sim.latency.shape import ModelShape
 
 _RECIPE: Final = 1
@@ -72,18 +73,17 @@ def find_model(name: str, *, dtype: str = "auto") -> Model:
         dtype: vLLM's number format; ``auto`` is the one in the model's configuration.
 
     Raises:
-        ModelError: There is no such model, or its configuration cannot be read.
+        ModelError: There is no such model, or it is not one that the engine's hosts model.
     """
-    if name in TINY:
-        return _described(_folder(name, 0), _config(TINY[name]), dtype, name)
-    folder = Path(name)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"model {name!r}: neither one of {', '.join(TINY)} nor a folder with a config.json")
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {name!r}: config.json cannot be read: {error}") from None
-    return _described(folder, values, dtype)
+        if name in TINY:
+            return _model(_folder(name, 0), parse_config(_config(TINY[name]), TINY[name].name), dtype, name)
+        folder = Path(name)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"neither one of {', '.join(TINY)} nor a folder with a config.json")
+        return _model(folder, read_config(folder), dtype)
+    except ValueError as error:
+        raise ModelError(f"model {name!r}: {error}") from None
 
 
 def build(name: str, *, seed: int = 0) -> Path:
@@ -174,30 +174,9 @@ def _config(shape: ModelShape) -> dict[str, Any]:
 _BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "half": 2, "float": 4}
 
 
-def _described(folder: Path, values: Any, dtype: str, tiny: str = "") -> Model:
-    path = folder / "config.json"
-    try:
-        if dtype == "auto":
-            dtype = str(values.get("torch_dtype") or values.get("dtype") or "bfloat16")
-        if dtype not in _BYTES:
-            raise ModelError(f"{path}: dtype must be one of {', '.join(_BYTES)}, got {dtype!r}")
-        hidden, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
-        shape = ModelShape(
-            name=TINY[tiny].name if tiny else folder.name,
-            layers=int(values["num_hidden_layers"]),
-            hidden=hidden,
-            heads=heads,
-            kv_heads=int(values.get("num_key_value_heads") or heads),
-            head_dim=int(values.get("head_dim") or hidden // heads),
-            intermediate=int(values["intermediate_size"]),
-            vocab=int(values["vocab_size"]),
-            dtype_bytes=_BYTES[dtype],
-            kv_dtype_bytes=_BYTES[dtype],
-            tied_embeddings=bool(values.get("tie_word_embeddings", False)),
-        )
-        return Model(folder, shape, dtype, int(values["max_position_embeddings"]), tiny)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ModelError(f"{path}: not the configuration of a dense decoder: {what}") from None
+def _model(folder: Path, config: ModelConfig, dtype: str, tiny: str = "") -> Model:
+    chosen = config.dtype if dtype == "auto" else dtype
+    if chosen not in _BYTES:
+        raise ValueError(f"dtype must be one of {', '.join(_BYTES)}, got {chosen!r}")
+    size = _BYTES[chosen]
+    return Model(folder, replace(config.shape, dtype_bytes=size, kv_dtype_bytes=size), chosen, config.max_len, tiny)

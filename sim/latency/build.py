@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +15,9 @@ from tokencake.policies.hints import did_you_mean
 from tokencake.sim.latency.fit import geometric, monotone_curve, monotone_grid
 from tokencake.sim.latency.hardware import HardwareProfile
 from tokencake.sim.latency.kernels import PACKAGE, Kernels
+from tokencake.sim.latency.model_config import ModelConfig, read_config
 from tokencake.sim.latency.profiles import ProfileError, parse_profile
-from tokencake.sim.latency.shape import GPUSpec, ModelShape
+from tokencake.sim.latency.shape import GPUSpec
 from tokencake.sim.latency.table import LatencyTable, TableLatency
 
 MAX_CALLS: Final = 1024
@@ -85,14 +85,15 @@ def build_profile(
         if existing.exists() and not overwrite:
             raise ProfileError(f"{existing} exists; overwrite it explicitly")
     device = _system(system)
-    model, longest = read_config(folder)
+    config = _read(folder)
+    model = config.shape
     try:
         table = build_table(folder, system)
     except ModuleNotFoundError:
         table = None
     latency: dict[str, Any] = {"kind": "roofline"} if table is None else {"kind": "table", "file": table_path.name}
     engine = {
-        "max_model_len": longest if max_model_len is None else max_model_len,
+        "max_model_len": config.max_len if max_model_len is None else max_model_len,
         "max_num_batched_tokens": device.max_num_batched_tokens,
         "max_num_seqs": device.max_num_seqs,
     }
@@ -122,7 +123,7 @@ def build_table(config_dir: str | Path, system: str) -> LatencyTable:
     """
     _system(system)
     folder = Path(config_dir)
-    model, _ = read_config(folder)
+    model = _read(folder).shape
     try:
         kernels = Kernels(folder, system, model)
     except ValueError as error:
@@ -192,55 +193,17 @@ def held_out(table: LatencyTable, kernels: Kernels, points: int = 400, seed: int
     }
 
 
-def read_config(config_dir: Path) -> tuple[ModelShape, int]:
-    """Return the shape and the longest context in a folder with a Hugging Face ``config.json``.
-
-    Raises:
-        ProfileError: No such file, a key is missing, or the model is not a dense decoder.
-    """
-    path = config_dir / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot read the model's config: {error.strerror}") from None
-    except ValueError as error:
-        raise ProfileError(f"{path}: not JSON: {error}") from None
-    sparse = [key for key in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(key)]
-    if sparse or config.get("use_sliding_window"):
-        raise ProfileError(f"{path}: only dense full-attention models are supported")
-    if config.get("quantization_config"):
-        raise ProfileError(f"{path}: quantization_config must be absent: only 16-bit models are supported")
-
-    def number(key: str) -> int:
-        value = config.get(key)
-        if type(value) is not int:
-            raise ProfileError(f"{path}: {key} must be a whole number, got {value!r}")
-        return value
-
-    heads, hidden = number("num_attention_heads"), number("hidden_size")
-    try:
-        model = ModelShape(
-            name=Path(config.get("_name_or_path") or config_dir.resolve().name).name,
-            layers=number("num_hidden_layers"),
-            hidden=hidden,
-            heads=heads,
-            kv_heads=number("num_key_value_heads") if config.get("num_key_value_heads") else heads,
-            head_dim=number("head_dim") if config.get("head_dim") else hidden // max(1, heads),
-            intermediate=number("intermediate_size"),
-            vocab=number("vocab_size"),
-            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        )
-    except ProfileError:
-        raise
-    except ValueError as error:
-        raise ProfileError(f"{path}: {error}") from None
-    return model, number("max_position_embeddings")
-
-
 def _spread(ratio: Callable[[], float], points: int) -> dict[str, float]:
     errors = sorted(abs(ratio() - 1) * 100 for _ in range(points))
     p95 = quantiles(errors, n=20)[-1]
     return {"median": round(median(errors), 2), "p95": round(p95, 2), "max": round(errors[-1], 2)}
+
+
+def _read(folder: Path) -> ModelConfig:
+    try:
+        return read_config(folder)
+    except ValueError as error:
+        raise ProfileError(str(error)) from None
 
 
 def _system(name: str) -> System:

@@ -52,9 +52,12 @@ def test_a_folder_is_described_from_its_configuration(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"hidden_size": None}, "not the configuration of a dense decoder"),
+        ({"hidden_size": None}, "config.json: hidden_size must be a whole number, got None"),
         ({"torch_dtype": "int4"}, "dtype must be one of"),
-        ({"vocab_size": 0}, "vocab must be > 0"),
+        ({"vocab_size": 0}, "config.json: vocab must be > 0"),
+        ({"num_local_experts": 8}, "only dense full-attention models are supported, got num_local_experts"),
+        ({"sliding_window": 128}, "only dense full-attention models are supported, got sliding_window"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config must be absent"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, change, said):

@@ -74,6 +74,8 @@ def test_a_profile_with_measured_kernels(tmp_path: Path, monkeypatch):
     [
         ({"num_local_experts": 8}, "only dense full-attention models are supported"),
         ({"use_sliding_window": True}, "only dense full-attention models are supported"),
+        ({"sliding_window": 4096}, "only dense full-attention models are supported, got sliding_window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "only dense full-attention .* got layer_types"),
         ({"quantization_config": {"bits": 4}}, "quantization_config must be absent"),
         ({"hidden_size": None}, "hidden_size must be a whole number, got None"),
         ({"num_hidden_layers": 0}, "layers must be > 0, got 0"),
