@@ -39,7 +39,7 @@ def simulate(
         Rows and totals; nothing is written.
 
     Raises:
-        ConfigError: The programs are not in order of arrival.
+        ConfigError: The programs are not in order of arrival, or a name comes twice.
         StuckError: The policy leaves calls waiting for ever.
     """
     knowledge = Knowledge.of(policy.info, programs)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from tokencake.sim.calls import Call, ProgramRun
 from tokencake.sim.clock import Clock, Priority
 from tokencake.sim.config import PS, ConfigError, to_ps
+from tokencake.traces.errors import BadInput
 from tokencake.traces.schema import LLMNode, Node, Program, ToolNode
+from tokencake.traces.unique import Names
 
 if TYPE_CHECKING:
     from tokencake.sim.config import WorkloadConfig
@@ -58,6 +60,7 @@ class Driver:
     ):
         self.programs: dict[str, ProgramRun] = {}
         self._coming = 0
+        self._names = Names()
         self._clock = clock
         self._source = programs
         self._engine = engine
@@ -100,6 +103,10 @@ class Driver:
         program = next(self._source, None)
         if program is None:
             return
+        try:
+            self._names.add(program)
+        except BadInput as error:
+            raise ConfigError(f"program {program.program!r}: {error}") from None
         now = self._clock.now_ps
         at = now if self._places else to_ps(program.arrival_s)
         if at < now:

@@ -14,6 +14,7 @@ from tokencake.traces.encode import dumps, header_to_json, program_to_json
 from tokencake.traces.errors import BadInput
 from tokencake.traces.files import StrPath, json_lines, reading, writing
 from tokencake.traces.schema import Header, Program
+from tokencake.traces.unique import Names
 from tokencake.traces.validate import header_from_json, program_from_json
 
 
@@ -50,13 +51,13 @@ class Trace:
         Raises:
             BadInput: naming file, line, field, value and rule of the first thing that is wrong.
         """
-        seen: set[str] = set()
+        seen = Names()
         lines = json_lines(self.path)
         next(lines, None)  # the header
         for line, value in lines:
             try:
                 program = program_from_json(value)
-                _unique(program, seen)
+                seen.add(program)
             except BadInput as error:
                 raise error.at(self.path, line) from None
             yield program
@@ -106,12 +107,12 @@ def encoded_lines(header: Header, programs: Iterable[Program]) -> Iterator[bytes
             named in the error's field.
     """
     yield dumps(_checked_header(header))
-    seen: set[str] = set()
+    seen = Names()
     for program in programs:
         value = program_to_json(program)
         try:
             program_from_json(value)
-            _unique(program, seen)
+            seen.add(program)
         except BadInput as error:
             raise error.inside(f"program {str(program.program)[:80]!r}") from None
         yield dumps(value)
@@ -148,9 +149,3 @@ def _checked_header(header: Header) -> dict[str, object]:
     value = header_to_json(header)
     header_from_json(value)
     return value
-
-
-def _unique(program: Program, seen: set[str]) -> None:
-    if program.program in seen:
-        raise BadInput("must be unique in the trace", field="program", value=program.program)
-    seen.add(program.program)

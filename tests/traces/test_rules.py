@@ -103,6 +103,19 @@ FILES = [
 ]
 
 
+def test_two_nodes_of_a_trace_cannot_have_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    lines = [program(LLM | {"id": "b/c"}), program(LLM | {"id": "c"}, program="p/b")]
+    path.write_text(HEAD + "".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(BadInput) as caught:
+        load_trace(path)
+    assert (
+        str(caught.value) == f"{path}:3: nodes[0].id: must not make p/b/c, the name of a node of program 'p', got 'c'"
+    )
+    path.write_text(HEAD + "".join(json.dumps(line | {"program": f"{i}/p"}) + "\n" for i, line in enumerate(lines)))
+    assert len(load_trace(path)[1]) == 2
+
+
 @pytest.mark.parametrize(("text", "message"), FILES, ids=[message for _, message in FILES])
 def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "t.jsonl"
