@@ -4,50 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokencake.sim.chains import Chain, ContentTree, Pieces
 
 if TYPE_CHECKING:
     from tokencake.sim.chains import Segment
-
-
-def token_ids(pieces: Pieces, vocabulary: int = 1 << 30) -> list[int]:
-    """Token ids of content: a stable number for each ``(content id, offset)``.
-
-    Args:
-        pieces: Flat content.
-        vocabulary: Ids are at least 3, so that no special token appears, and below this.
-    """
-    ids: list[int] = []
-    for content, tokens in pieces:
-        ids.extend(_stream(content, tokens, vocabulary)[:tokens])
-    return ids
-
-
-_streams: dict[tuple[str, int], list[int]] = {}
-
-
-def _stream(content: str, tokens: int, vocabulary: int) -> list[int]:
-    stream = _streams.setdefault((content, vocabulary), [])
-    while len(stream) < tokens:
-        digest = hashlib.blake2b(f"{content}/{len(stream)}".encode("utf-8", "surrogatepass")).digest()
-        numbers = (int.from_bytes(digest[i : i + 4], "big") for i in range(0, 64, 4))
-        stream.extend(3 + number % (vocabulary - 3) for number in numbers)
-    return stream
-
-
-def teach(content: str, tokens: Sequence[int], vocabulary: int) -> None:
-    """Say what a content id's tokens are, where it is not its name that decides: a model's own output.
-
-    Args:
-        content: Content id.
-        tokens: Its first token ids; what follows them stays as it was.
-        vocabulary: The vocabulary they are from.
-    """
-    stream = _stream(content, len(tokens), vocabulary)
-    stream[: len(tokens)] = tokens
 
 
 @functools.cache
@@ -111,16 +74,43 @@ class Contents(ContentTree):
     Args:
         block_size: Tokens in a KV block.
         vocabulary: Token ids are below this.
+        said: What a model itself says, by content id: token ids that do not follow from the content's name.
     """
 
-    def __init__(self, block_size: int, vocabulary: int = 1 << 30):
+    def __init__(self, block_size: int, vocabulary: int = 1 << 30, said: Mapping[str, Sequence[int]] | None = None):
         super().__init__(block_size)
-        self.vocabulary = vocabulary
+        self._vocabulary = vocabulary
+        self._streams: dict[str, list[int]] = {}
+        for content, tokens in (said or {}).items():
+            self.teach(content, tokens)
 
     def of(self, prompt: Pieces, output: Pieces) -> HashedChain:
         """The chain of a call."""
-        ids = token_ids(prompt, self.vocabulary), token_ids(output, self.vocabulary)
-        return HashedChain(*ids, self.block_size)
+        return HashedChain(self.ids(prompt), self.ids(output), self.block_size)
+
+    def ids(self, pieces: Pieces) -> list[int]:
+        """Token ids of content: a stable number for each ``(content id, offset)``.
+
+        They are at least 3, so that no special token appears.
+        """
+        ids: list[int] = []
+        for content, tokens in pieces:
+            ids.extend(self._stream(content, tokens)[:tokens])
+        return ids
+
+    def teach(self, content: str, tokens: Sequence[int]) -> None:
+        """Say what a content's first tokens are; what follows them stays as it was."""
+        stream = self._stream(content, len(tokens))
+        stream[: len(tokens)] = tokens
+
+    def _stream(self, content: str, tokens: int) -> list[int]:
+        """A content's token ids, at least so many."""
+        stream = self._streams.setdefault(content, [])
+        while len(stream) < tokens:
+            digest = hashlib.blake2b(f"{content}/{len(stream)}".encode("utf-8", "surrogatepass")).digest()
+            numbers = (int.from_bytes(digest[i : i + 4], "big") for i in range(0, 64, 4))
+            stream.extend(3 + number % (self._vocabulary - 3) for number in numbers)
+        return stream
 
     def retain(self, chain: Chain) -> None:
         """Nothing refers to a chain but the calls themselves."""

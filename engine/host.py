@@ -41,15 +41,11 @@ class EngineHost(Host, ABC):
         knowledge: What the policy may know beyond declarations.
         vllm: A fresh scheduler, as :meth:`tokencake.engine.scheduler.Asking.attach` wants it.
         native: Let vLLM's own queue and connector decide, whatever the policy overrides.
-
-    Attributes:
-        vocabulary: Token ids are below this.
     """
 
     scheduler: EngineScheduler
     pool: EnginePool
     tree: Contents
-    vocabulary: int = 1 << 30
 
     def __init__(
         self,
@@ -76,9 +72,13 @@ class EngineHost(Host, ABC):
             VLLM's ``ModelRunnerOutput``, and the time that it took in picoseconds.
         """
 
+    def _make_contents(self) -> Contents:
+        """What content is in tokens; a host with a model has to keep to its vocabulary."""
+        return Contents(self.config.engine.block_size)
+
     def _make_engine(self) -> None:
         size = self.config.engine.block_size
-        self.tree = Contents(size, self.vocabulary)
+        self.tree = self._make_contents()
         self.pool = EnginePool(self.vllm.pool, self.tree, size)
         connector = self.vllm.connector
         self._tier: EngineTier | None = None

@@ -9,10 +9,10 @@ tools take no real time; in ``wall`` time the clock is the machine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tokencake.engine.contents import HashedChain
+from tokencake.engine.contents import Contents, HashedChain
 from tokencake.engine.copies import KvCopies
 from tokencake.engine.forced import OUTPUT
 from tokencake.engine.host import EngineHost
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from tokencake.sim.transfer import Transfer
     from tokencake.traces.schema import Program
 
+Said = Mapping[str, Sequence[int]]
+
 
 class LiveHost(EngineHost):
     """Executes steps with a model.
@@ -50,7 +52,8 @@ class LiveHost(EngineHost):
         vllm: A fresh scheduler.
         runtime: The model; it has run nothing since it was last idle.
         live: Clock and copies.
-        force: Make the model say what the trace says; otherwise it has to know that by itself.
+        said: What the model itself says, by content id: it is on its own then, and the run fails where it says
+            something else. By default it is made to say what the trace says.
 
     Attributes:
         clock: SimPy's clock.
@@ -70,11 +73,10 @@ class LiveHost(EngineHost):
         runtime: Runtime,
         live: LiveConfig,
         *,
-        force: bool = True,
+        said: Said | None = None,
     ):
         self._runtime = runtime
-        self._force = force
-        self.vocabulary = runtime.model.shape.vocab
+        self._said = said
         self._live = live
         self._meter = Meter()
         self._run_model = self._meter.timed(runtime.execute)
@@ -85,6 +87,9 @@ class LiveHost(EngineHost):
 
     def _make_clock(self) -> LiveClock:
         return LiveClock(paced=self._live.clock == "wall")
+
+    def _make_contents(self) -> Contents:
+        return Contents(self.config.engine.block_size, self._runtime.model.shape.vocab, self._said)
 
     def _make_link(self) -> LiveLink:
         copies = KvCopies(self._runtime.kv_tensors)
@@ -109,7 +114,7 @@ class LiveHost(EngineHost):
 
     def _queue(self, call: Call) -> None:
         super()._queue(call)
-        if self._force:
+        if self._said is None:
             self.scheduler.requests[call.id].sampling_params.extra_args = {OUTPUT: _output(call)}
 
     def finish(self, call: Call, now: int) -> None:
@@ -169,7 +174,7 @@ def live_host(
     runtime: Runtime,
     live: LiveConfig,
     *,
-    force: bool = True,
+    said: Said | None = None,
 ) -> LiveHost:
     """Return a live engine that is ready to run; arguments as those of :class:`LiveHost`.
 
@@ -179,11 +184,11 @@ def live_host(
         programs: Programs in order of arrival; re-iterable if the policy's level is ``CLASS_MEAN``.
         runtime: The model.
         live: Clock and copies.
-        force: Make the model say what the trace says.
+        said: What the model itself says, if it is not made to say what the trace says.
     """
     knowledge = Knowledge.of(policy.info, programs)
     vllm = policy_scheduler(config, policy)
-    return LiveHost(config, policy, iter(programs), knowledge, vllm, runtime, live, force=force)
+    return LiveHost(config, policy, iter(programs), knowledge, vllm, runtime, live, said=said)
 
 
 def play(host: LiveHost, progress: Callable[[int], None] | None = None) -> bool:

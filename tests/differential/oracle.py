@@ -15,7 +15,7 @@ from typing import Any
 from agents import Agents, Issued
 from cases import LivelockError
 
-from tokencake.engine.contents import block_hasher, token_ids
+from tokencake.engine.contents import Contents, block_hasher
 from tokencake.engine.requests import make_request
 from tokencake.engine.stock import make_scheduler
 from tokencake.sim.config import PS, SimConfig
@@ -79,6 +79,7 @@ class Oracle:
 
     def __init__(self, config: SimConfig, policy: str = "fcfs"):
         self._config = config
+        self._contents = Contents(config.engine.block_size)
         self._scheduler = make_scheduler(config.engine, policy)
         self._seen: dict[str, Seen] = {}
         self._last_end = 0
@@ -124,13 +125,13 @@ class Oracle:
         name = "/".join(issued.key)
         request = make_request(
             name,
-            token_ids(content.prompt),
+            self._contents.ids(content.prompt),
             issued.node.output_tokens,
             block_hasher(self._config.engine.block_size),
             priority=issued.run.rank,
             arrival_s=issued.arrival_ps / PS,
         )
-        self._seen[name] = Seen(issued, request, token_ids(content.output))
+        self._seen[name] = Seen(issued, request, self._contents.ids(content.output))
         self._scheduler.add_request(request)
 
     def _schedule(self, now: int) -> Batch:

@@ -7,7 +7,7 @@ the front; what was goes to the back, each call's tail before its head.
 
 import pytest
 
-from tokencake.engine.contents import block_hasher, prepare_hashing, token_ids
+from tokencake.engine.contents import Contents, block_hasher, prepare_hashing
 from tokencake.engine.install import missing
 from tokencake.engine.requests import make_request
 from tokencake.sim.blocks import BlockPool
@@ -64,8 +64,9 @@ def test_vllm_pool():
     from vllm.v1.core.block_pool import BlockPool as VllmPool
 
     prepare_hashing()
+    contents = Contents(SIZE)
     pool = VllmPool(9, enable_caching=True, hash_block_size=SIZE)
-    requests = {name: make_request(name, token_ids(p), 1, block_hasher(SIZE)) for name, p in [("a", A), ("b", B)]}
+    requests = {name: make_request(name, contents.ids(p), 1, block_hasher(SIZE)) for name, p in [("a", A), ("b", B)]}
     names = {}
 
     def take(name, count, hashed):

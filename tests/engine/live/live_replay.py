@@ -31,14 +31,14 @@ def config(blocks=40, cpu_blocks=120, **engine):
     return SimConfig(engine, LinearLatency(XS), 1024, link=link)
 
 
-def teach_greedy(runtime, programs):
-    """Let stock vLLM generate every call's output, alone and without prefix cache, and make that the trace's."""
-    from tokencake.engine import contents
+def said_greedily(runtime, programs):
+    """What stock vLLM says, every call alone and without prefix cache, by content id: the trace's outputs."""
+    from tokencake.engine.contents import Contents
     from tokencake.engine.requests import make_request
     from tokencake.engine.stock import make_scheduler
 
     scheduler = make_scheduler(config(150, prefix_caching=False).engine)
-    vocabulary = runtime.model.shape.vocab
+    contents, said = Contents(32, runtime.model.shape.vocab), {}
     for program in programs:
         content = resolve(program)
         for index in topological_order(program.nodes):
@@ -46,20 +46,22 @@ def teach_greedy(runtime, programs):
             if not isinstance(node, LLMNode):
                 continue
             ((name, tokens),) = content[node.id].output
-            prompt = contents.token_ids(content[node.id].prompt, vocabulary)
+            prompt = contents.ids(content[node.id].prompt)
             request = make_request(f"{program.program}/{node.id}", prompt, tokens, None)
             scheduler.add_request(request)
             while scheduler.has_requests():
                 planned = scheduler.schedule()
                 scheduler.update_from_output(planned, runtime.execute(planned))
-            contents.teach(name, list(request.output_token_ids), vocabulary)
+            said[name] = list(request.output_token_ids)
+            contents.teach(name, said[name])
     runtime.execute(scheduler.schedule())
+    return said
 
 
-def play(runtime, programs, policy, settings, *, force=True, **live):
+def play(runtime, programs, policy, settings, *, said=None, **live):
     """Run a live host to its end and return it."""
     from tokencake.engine import live as engine
 
-    host = engine.live_host(settings, policy, programs, runtime, LiveConfig(**{"model": "xs"} | live), force=force)
+    host = engine.live_host(settings, policy, programs, runtime, LiveConfig(**{"model": "xs"} | live), said=said)
     assert engine.play(host)
     return host

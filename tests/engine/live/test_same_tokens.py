@@ -1,7 +1,7 @@
 """No policy changes what a model says: greedy outputs are those of stock vLLM, one call at a time."""
 
 import pytest
-from live_replay import calls_of, config, demo, play, teach_greedy
+from live_replay import calls_of, config, demo, play, said_greedily
 
 from tokencake.policies import registry
 from tokencake.traces.resolve import resolve
@@ -10,35 +10,31 @@ POLICIES = [name for name in registry.names() if name != "custom"]
 
 
 @pytest.fixture(scope="module")
-def programs(runtime):
-    chosen = demo()
-    teach_greedy(runtime, chosen)
-    return chosen
+def said(runtime):
+    return said_greedily(runtime, demo())
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_policy_has_the_outputs_of_stock_vllm(runtime, programs, policy):
+def test_every_policy_has_the_outputs_of_stock_vllm(runtime, said, policy):
     # Copies take the link's time and are carried out at its end, so that a missing fence spoils an output.
-    host = play(runtime, programs, registry.create(policy, {}), config(blocks=28), force=False, copies="link")
+    host = play(runtime, demo(), registry.create(policy, {}), config(blocks=28), said=said, copies="link")
     summary = host.metrics.summary()
-    assert (summary["programs"], summary["calls"]) == (len(programs), calls_of(programs))
+    assert (summary["programs"], summary["calls"]) == (len(demo()), calls_of(demo()))
     assert summary["prefill_tokens"]["gpu_hit"] > 0, "shared blocks were read"
 
 
-def test_blocks_of_the_cpu_tier_were_read(runtime, programs):
-    host = play(runtime, programs, registry.create("vllm-offload", {}), config(blocks=28), force=False, copies="link")
+def test_blocks_of_the_cpu_tier_were_read(runtime, said):
+    host = play(runtime, demo(), registry.create("vllm-offload", {}), config(blocks=28), said=said, copies="link")
     assert host.metrics.summary()["prefill_tokens"]["cpu_hit"] > 500
 
 
-def test_other_outputs_are_noticed(runtime, programs):
-    from tokencake.engine import contents
+def test_other_outputs_are_noticed(runtime, said):
+    ((name, _),) = next(iter(resolve(demo()[0]).values())).output
+    other = said | {name: [(said[name][0] + 1) % runtime.model.shape.vocab, *said[name][1:]]}
+    with pytest.raises(RuntimeError, match=r"output token 0 of .* is not the trace's"):
+        play(runtime, demo()[:1], registry.create("vllm", {}), config(), said=other)
 
-    vocabulary = runtime.model.shape.vocab
-    ((name, _),) = next(iter(resolve(programs[0]).values())).output
-    said = contents.token_ids(((name, 1),), vocabulary)
-    contents.teach(name, [(said[0] + 1) % vocabulary], vocabulary)
-    try:
-        with pytest.raises(RuntimeError, match=r"output token 0 of .* is not the trace's"):
-            play(runtime, programs[:1], registry.create("vllm", {}), config(), force=False)
-    finally:
-        contents.teach(name, said, vocabulary)
+
+def test_a_run_knows_nothing_of_what_another_one_was_told(runtime, said):
+    with pytest.raises(RuntimeError, match="is not the trace's"):
+        play(runtime, demo()[:1], registry.create("vllm", {}), config(), said={})
