@@ -42,6 +42,10 @@ class MeasuredStep:
     episode: int
 
 
+class TooShortError(ValueError):
+    """Too few steps were measured to say what a step costs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """What a machine was found to cost.
@@ -79,20 +83,39 @@ def calibrate(
         seed: Of the workload.
         clock: ``cpu`` or ``wall``.
         progress: Called with the number of steps measured.
+
+    Raises:
+        TooShortError: There was no time for both halves.
     """
     before = os.getloadavg()[0]
     steps = measure_steps(runtime, seconds=seconds, seed=seed, progress=progress)
+    fitted, held_out = halves(steps)
     link = measure_link(runtime)
     load = (before, os.getloadavg()[0])
 
     def times(chosen: Sequence[MeasuredStep]) -> list[float]:
         return [step.cpu_us if clock == "cpu" else step.wall_us for step in chosen]
 
-    fitted = [step for step in steps if step.episode % 2 == 0]
-    held_out = [step for step in steps if step.episode % 2]
     coefficients = fit_linear([step.shape for step in fitted], times(fitted))
     error = fit_error(LinearLatency(coefficients), [step.shape for step in held_out], times(held_out))
     return Calibration(coefficients, link, error, tuple(steps), clock, load)
+
+
+def halves(steps: Sequence[MeasuredStep]) -> tuple[list[MeasuredStep], list[MeasuredStep]]:
+    """Steps to fit, and steps to judge the fit by: stretches of constant load, in turn.
+
+    Raises:
+        TooShortError: There is nothing to judge by, or nothing that shows what a prefill or a decode costs.
+    """
+    fitted = [step for step in steps if step.episode % 2 == 0]
+    held_out = [step for step in steps if step.episode % 2]
+    prefills, decodes = (sum(bool(step.shape[i]) for step in fitted) for i in (0, 1))
+    if not (prefills and decodes and held_out):
+        raise TooShortError(
+            f"{len(steps)} steps were measured after warming up, which is too few: {len(fitted)} to fit"
+            f" ({prefills} with prefills, {decodes} with decodes), {len(held_out)} to judge the fit by"
+        )
+    return fitted, held_out
 
 
 def measure_steps(

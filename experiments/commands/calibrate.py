@@ -104,7 +104,7 @@ def _limits(chosen: Any, model: Model) -> "Limits":
 
 
 def _measure(chosen: Any, model: Model, limits: "Limits") -> "Calibration":
-    from tokencake.engine.calibrate import calibrate
+    from tokencake.engine.calibrate import TooShortError, calibrate
     from tokencake.engine.runtime import Runtime, close_shared
 
     close_shared()
@@ -116,6 +116,8 @@ def _measure(chosen: Any, model: Model, limits: "Limits") -> "Calibration":
         clock = chosen.clock or ("cpu" if runtime.on_cpu else "wall")
         with progress(f"{model.shape.name}, {chosen.seconds:g} s", "steps") as report:
             return calibrate(runtime, seconds=chosen.seconds, seed=chosen.seed, clock=clock, progress=report)
+    except TooShortError as error:
+        raise UsageError(f"--seconds {chosen.seconds:g}: {error}; calibrate longer") from error
     finally:
         runtime.close()
 

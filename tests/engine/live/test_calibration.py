@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tokencake.engine import install
-from tokencake.engine.calibrate import calibrate
+from tokencake.engine.calibrate import MeasuredStep, TooShortError, calibrate
 from tokencake.engine.fit import fit_error, fit_linear
 from tokencake.engine.load import Load
 from tokencake.engine.shape import StepShape
@@ -80,6 +80,32 @@ def test_a_real_engine_is_measured(runtime):
     assert len(found.load_average) == 2
     assert runtime.scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == free
     assert not runtime.scheduler.has_requests()
+
+
+def test_too_little_time_is_said_and_the_engine_is_as_good_as_new(runtime):
+    with pytest.raises(TooShortError, match=r"0 steps were measured after warming up, which is too few: 0 to fit"):
+        calibrate(runtime, seconds=0)
+    assert not runtime.scheduler.has_requests()
+
+
+def test_one_half_alone_is_too_few_steps(tmp_path, monkeypatch, capsys):
+    if install.missing():
+        pytest.skip(install.missing())
+    from tokencake.engine import calibrate, runtime
+
+    class Idle:
+        on_cpu = True
+
+        def close(self):
+            pass
+
+    steps = [MeasuredStep(StepShape(((64, 0),), 2, 100), 900.0, 900.0, 1) for _ in range(30)]
+    monkeypatch.setattr(runtime, "Runtime", lambda *arguments, **more: Idle())
+    monkeypatch.setattr(runtime, "close_shared", lambda: None)
+    monkeypatch.setattr(calibrate, "measure_steps", lambda *arguments, **more: steps)
+    assert main(["calibrate", str(tmp_path / "mine.yaml"), "--model=xs", "--seconds=5"]) == 2
+    assert "--seconds 5: 30 steps were measured after warming up, which is too few: 0 to fit" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
