@@ -31,7 +31,7 @@ class Counted:
     def __getattr__(self, name: str) -> object:
         return getattr(self._latency, name)
 
-    def fresh(self) -> "Counted":
+    def fresh(self) -> Counted:
         return Counted(self._latency.fresh(), self._most)
 
     def step_ps(self, *step: object) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from tokencake.engine import install
 
-sys.path.insert(0, str(Path(__file__).parent))  # agents.py
+sys.path.insert(0, str(Path(__file__).parent))  # live_replay.py
 
 
 @pytest.fixture(scope="session")
