@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPILED := .venv-compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help demo engine test test-slow test-all lint bench clean
+.PHONY: help demo engine test test-slow test-all lint bench bench-compiled clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -63,5 +64,14 @@ lint: $(VENV)/stamp-dev  ## linters, formatter, types, import rules
 bench: $(VENV)/stamp  ## speed, with pytest-benchmark
 	$(BIN)/python -m pytest tests/bench --benchmark-only
 
-clean:  ## remove the environment and the demo's output
-	rm -rf $(VENV) runs/demo
+$(COMPILED)/stamp: pyproject.toml setup.py $(wildcard sim/*.py sim/latency/*.py policies/*.py traces/*.py)
+	@rm -rf $(COMPILED)
+	$(PYTHON) -m venv $(COMPILED)
+	TOKENCAKE_COMPILE=1 $(COMPILED)/bin/python -m pip install --quiet '.[test]'
+	@touch $@
+
+bench-compiled: $(COMPILED)/stamp  ## the same with the simulator's loop compiled, which needs a C compiler
+	$(COMPILED)/bin/python -m pytest tests/bench --benchmark-only
+
+clean:  ## remove the environments and the demo's output
+	rm -rf $(VENV) $(COMPILED) runs/demo

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 if TYPE_CHECKING:
     from tokencake.sim.calls import Call
     from tokencake.sim.extents import Extent
@@ -75,6 +77,7 @@ class Segment:
         return f"Segment[{self.start}:{self.end}]"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Chain:
     """The KV blocks of one call's prompt and output, as spans of the content tree.
 
@@ -107,6 +110,7 @@ class Chain:
         return known
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ContentTree:
     """All content that a call still uses, or that a cache still holds.
 

@@ -11,6 +11,7 @@ from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig
 from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
+from tokencake.sim.summary import run_result
 from tokencake.traces.generators.synthetic import Demo
 from tokencake.traces.schema import Program
 
@@ -34,7 +35,7 @@ class SimHost:
             config = replace(config, engine=replace(config.engine, jumps=False))
         host = Host(config, policy, iter(self._programs), Knowledge.of(policy.info, self._programs))
         host.run()
-        result = host.metrics.result()
+        result = run_result(host)
         tables = (result.programs, result.calls, result.transfers, result.kv, result.decisions)
         return Outcome(
             output=repr([table.columns for table in tables] + [result.summary]),

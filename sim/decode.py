@@ -12,6 +12,8 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from tokencake.sim.config import NEVER
 from tokencake.sim.extents import Holding
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from tokencake.sim.kv import RunPool
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class DecodeSet:
     """Calls that compute one output token in every step.
 

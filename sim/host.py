@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from tokencake.policies.api import CallView, EventKind, Policy, Trigger, overrides
 from tokencake.policies.guard import guard
 from tokencake.sim.ahead import Ahead
@@ -21,7 +23,7 @@ from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import Chain, ContentTree
 from tokencake.sim.clock import Clock
-from tokencake.sim.config import NEVER, PS, SimConfig, StuckError
+from tokencake.sim.config import NEVER, SimConfig, StuckError
 from tokencake.sim.cpu import CpuTier
 from tokencake.sim.cpu_blocks import BlockCpuTier
 from tokencake.sim.decisions import DecisionLog
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from tokencake.traces.schema import Program, ToolNode
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Host:
     """One engine, its memory, link and policy, driven by one trace.
 
@@ -343,8 +346,8 @@ class Host:
         self.knowledge.learn(f"output:{call.node.agent_type}", float(call.output))
         self.metrics.call(call, now)
         if self._observes:
-            elapsed_s = (now - call.arrival_ps) / PS
-            self.reporter.call(EventKind.CALL_FINISHED, now, call, elapsed_s=elapsed_s, output_tokens=call.output)
+            elapsed = now - call.arrival_ps
+            self.reporter.call(EventKind.CALL_FINISHED, now, call, elapsed_ps=elapsed, output_tokens=call.output)
         self.placement.call_finished(call, now)
         self.driver.ended(run, call.node)
 

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from tokencake.sim.clock import Clock, Priority
 from tokencake.sim.direction import Direction
 from tokencake.sim.transfer import Transfer
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from tokencake.sim.config import LinkConfig
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Link:
     """Both directions of the link of one engine.
 

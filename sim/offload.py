@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from tokencake.policies.api import overrides
 from tokencake.sim.calls import Call, Status
 from tokencake.sim.loads import Loads
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from tokencake.sim.step import Step
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Offloading:
     """Stores on compute and loads on hit.
 

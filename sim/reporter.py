@@ -61,7 +61,7 @@ class Reporter:
         at_ps: int,
         call: Call,
         *,
-        elapsed_s: float | None = None,
+        elapsed_ps: int | None = None,
         reason: str = "",
         output_tokens: int = 0,
     ) -> None:
@@ -72,7 +72,7 @@ class Reporter:
                 at_ps / PS,
                 program=call.program.program.program,
                 call=call.id,
-                elapsed_s=elapsed_s,
+                elapsed_s=None if elapsed_ps is None else elapsed_ps / PS,
                 reason=reason,
                 output_tokens=output_tokens,
             )

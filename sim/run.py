@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import gc
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 from tokencake.policies.api import Policy
 from tokencake.sim.config import SimConfig
 from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.records import RunResult
+from tokencake.sim.summary import run_result
 from tokencake.traces.schema import Program
 
 _T = TypeVar("_T")
+
+
+COMPILED: Final = not str(sys.modules[Host.__module__].__file__).endswith(".py")
+"""Whether the loop runs as mypyc compiled it (``docs/speed.md``)."""
 
 
 def simulate(
@@ -58,8 +64,9 @@ def timed(host: Host, loop: Callable[[], _T]) -> tuple[RunResult, _T]:
     """
     wall, cpu = time.perf_counter(), time.process_time()
     returned = loop()
-    timing = {"loop_cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    result = host.metrics.result(timing)
+    timing: dict[str, Any] = {"loop_cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    timing["compiled"] = COMPILED
+    result = run_result(host, timing)
     timing["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return result, returned
 

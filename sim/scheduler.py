@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from tokencake.policies.api import Need, Policy, overrides
 from tokencake.sim.admission import Admission
 from tokencake.sim.calls import Call, Status
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from tokencake.sim.view import HostView
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler:
     """Queues, running calls and memory of one engine.
 

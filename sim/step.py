@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from tokencake.sim.calls import Call
 from tokencake.sim.store_job import StoreJob
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Step:
     """One engine iteration.
 

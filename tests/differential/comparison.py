@@ -12,6 +12,7 @@ from tokencake.policies.api import Policy
 from tokencake.sim.config import PS
 from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
+from tokencake.sim.summary import totals
 
 
 def differences(case: Case, policy: Policy | None = None, queue: str = "fcfs", **engine: bool) -> list[str]:
@@ -65,7 +66,7 @@ def _calls(host: Host, outcome: Outcome) -> Iterator[str]:
 
 
 def _totals(host: Host, outcome: Outcome) -> Iterator[str]:
-    summary = host.metrics.summary()
+    summary = totals(host)
     for name, value in (("makespan_s", outcome.makespan_ps / PS), ("steps", outcome.steps)):
         if summary[name] != value:
             yield f"{name} {summary[name]} != {value}"

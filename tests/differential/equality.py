@@ -14,6 +14,7 @@ from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.latency.base import LatencyModel
 from tokencake.sim.records import RunResult
+from tokencake.sim.summary import run_result
 from tokencake.traces.resolve import resolve
 from tokencake.traces.schema import LLMNode
 
@@ -78,10 +79,10 @@ def differences(
     if why is None:
         for host in (virtual, *simulators):
             _check_end(host)
-    theirs = virtual.metrics.result()
+    theirs = run_result(virtual)
     found: list[str] = []
     for change, simulated in zip(engines, simulators, strict=True):
-        ours = simulated.metrics.result()
+        ours = run_result(simulated)
         here = [*_tables(ours, theirs, native)]
         if why is None:
             here += [*_summary(ours, theirs), *_memory(case, simulated, virtual)]

@@ -28,6 +28,7 @@ from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
 from tokencake.sim.run import simulate
+from tokencake.sim.summary import totals
 from tokencake.traces.schema import LLMNode, OutputOf, Piece, Program, PromptOf, ToolNode
 
 
@@ -428,7 +429,7 @@ def test_a_run_is_over_when_its_last_program_is():
 
     host = Host(world(), Plans(), iter([two_turns()]), Knowledge())
     host.run()
-    assert host.now_ps == host.metrics.result().summary["makespan_s"] * PS
+    assert host.now_ps == totals(host)["makespan_s"] * PS
     assert "pin_expired" not in host.metrics.counts
     assert not host.placement.stalls
     assert host.pool.free == 100

@@ -4,6 +4,7 @@ import pytest
 from live_replay import config, play
 
 from tokencake.policies.api import EventKind, Offload, Policy, Prefetch, Timer, Trigger
+from tokencake.sim.summary import totals
 from tokencake.traces.schema import LLMNode, OutputOf, Piece, Program, PromptOf, ResultOf, ToolNode
 
 BLOCKS = 24
@@ -76,4 +77,4 @@ def test_a_chain_comes_back_bit_for_bit(runtime, copies, monkeypatch):
         assert torch.equal(before, after)
     calls = host.metrics.calls.columns
     assert calls["gpu_hit_tokens"][calls["call"].index("second")] == 419 // 32 * 32
-    assert host.metrics.summary()["h2d_bytes"] == host.metrics.summary()["d2h_bytes"] == 13 * 32 * 1024
+    assert totals(host)["h2d_bytes"] == totals(host)["d2h_bytes"] == 13 * 32 * 1024

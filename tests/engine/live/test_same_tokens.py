@@ -4,6 +4,7 @@ import pytest
 from live_replay import calls_of, config, demo, play, said_greedily
 
 from tokencake.policies import registry
+from tokencake.sim.summary import totals
 from tokencake.traces.resolve import resolve
 
 POLICIES = [name for name in registry.names() if name != "custom"]
@@ -18,14 +19,14 @@ def said(runtime):
 def test_every_policy_has_the_outputs_of_stock_vllm(runtime, said, policy):
     # Copies take the link's time and are carried out at its end, so that a missing fence spoils an output.
     host = play(runtime, demo(), registry.create(policy, {}), config(blocks=28), said=said, copies="link")
-    summary = host.metrics.summary()
+    summary = totals(host)
     assert (summary["programs"], summary["calls"]) == (len(demo()), calls_of(demo()))
     assert summary["prefill_tokens"]["gpu_hit"] > 0, "shared blocks were read"
 
 
 def test_blocks_of_the_cpu_tier_were_read(runtime, said):
     host = play(runtime, demo(), registry.create("vllm-offload", {}), config(blocks=28), said=said, copies="link")
-    assert host.metrics.summary()["prefill_tokens"]["cpu_hit"] > 500
+    assert totals(host)["prefill_tokens"]["cpu_hit"] > 500
 
 
 def test_other_outputs_are_noticed(runtime, said):
