@@ -90,7 +90,7 @@ class ProgramRun:
     def let_go(self) -> None:
         """Untie what ended, so that memory is freed without a search for cycles."""
         for call in self.calls.values():
-            call.view = call.chain = None
+            call.view = call.chain_view = None
             if call.status is not Status.REFUSED:
                 call.holding.owner = None
         self.calls.clear()
@@ -147,7 +147,7 @@ class Call:
         "accessed",
         "admitted_ps",
         "arrival_ps",
-        "chain",
+        "chain_view",
         "computed",
         "cpu_hit_tokens",
         "decoding",
@@ -203,7 +203,7 @@ class Call:
         self.accessed: list[tuple[int, int]] = []
         self.load: object = None
         self.view: object = None
-        self.chain: ChainView | None = None
+        self.chain_view: ChainView | None = None
 
     @property
     def tokens(self) -> int:

@@ -187,9 +187,9 @@ class Placement:
         stall = self.stalls.get(call.id) if self.stalls else None
         if stall is not None:
             return stall.view
-        if call.chain is None:
-            call.chain = ChainView(self._host, call)
-        return call.chain
+        if call.chain_view is None:
+            call.chain_view = ChainView(self._host, call)
+        return call.chain_view
 
     def gpu_blocks(self, call: Call) -> int:
         """Leading blocks of a chain that are findable on the GPU."""
