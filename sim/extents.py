@@ -16,7 +16,7 @@ class Extent:
     free list as ``runs``, deepest first.
     """
 
-    __slots__ = ("depths", "held", "hi", "holders", "lo", "runs", "segment", "seq", "stores")
+    __slots__ = ("depths", "held", "hi", "holders", "lo", "runs", "segment", "seq", "watches")
 
     def __init__(self, segment: Segment, lo: int, hi: int, seq: int):
         self.segment = segment
@@ -27,7 +27,7 @@ class Extent:
         self.depths: dict[int, int] = {}
         self.holders: list[Holding] = []
         self.runs: list[FreeRun] = []
-        self.stores: list[tuple[int, int, object]] = []
+        self.watches: list[tuple[int, int, object]] = []
 
     def __repr__(self) -> str:
         return f"Extent[{self.lo}:{self.held}:{self.hi}] of {self.segment!r}"

@@ -120,7 +120,7 @@ class RunPool:
             if extent is None:
                 run.hi -= count
                 return
-            if run.hi == extent.hi and not extent.stores:
+            if run.hi == extent.hi and not extent.watches:
                 run.hi = extent.hi = run.hi - count
                 self.cached -= count
                 self.evicted += count
@@ -328,7 +328,7 @@ class RunPool:
         end = run.hi
         if end + count < extent.hi:
             self._split(extent, end + count)
-        if extent.stores:
+        if extent.watches:
             self._watches.reuse(extent, end)
         extent.hi = end
         self.cached -= count
@@ -345,7 +345,7 @@ class RunPool:
     def _split(self, extent: Extent, at: int) -> Extent:
         """Cut an extent in two at block ``at``; returns the upper part."""
         upper = extent.cut(at, self._list)
-        if extent.stores:
+        if extent.watches:
             self._watches.cut(extent, upper)
         return upper
 
