@@ -66,7 +66,7 @@ class Ahead:
             if host.eventful or not self._waiting_is_stuck(inflight[-1] if inflight else ended):
                 return False
             if self._copies:
-                if host.offloading.stored:
+                if host.offloading.store_ended:
                     return False  # a waiting call may have been passed over until its blocks were written
                 horizon = min(horizon, host.link.next_ps())
         if self._copies and not host.offloading.idle:

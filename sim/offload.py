@@ -34,7 +34,7 @@ class Offloading:
     """Stores on compute and loads on hit.
 
     Attributes:
-        stored: A store has ended since the last plan, so that a call which it kept out may start.
+        store_ended: A store has ended since the last plan, so that a call which it kept out may start.
     """
 
     def __init__(self, host: Host):
@@ -52,7 +52,7 @@ class Offloading:
         self._left: dict[StoreJob, None] = {}
         self._flush: list[StoreJob] = []
         self._fences: dict[StoreJob, None] = {}
-        self.stored = False
+        self.store_ended = False
 
     # -- what happens while a step is planned -------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Offloading:
         Returns:
             When it can start: after the stores whose blocks it overwrites.
         """
-        self.stored = False
+        self.store_ended = False
         if self._flush:
             start_ps = self._flushed(start_ps)
         if self._computed or self._refused:
@@ -281,7 +281,7 @@ class Offloading:
         self._host.metrics.transfer(transfer, job.call, job.blocks)
         self._cpu.end_store(job.parts)
         job.call.stores -= 1
-        self.stored = True
+        self.store_ended = True
         transfer.subject = None  # it is known to its job
         del self._under_way[job]
         if job in self._left:
