@@ -66,7 +66,7 @@ class Driver:
         self._engine = engine
         self._timed = workload.calls == "timed"
         self._delay_ps = to_ps(workload.client_delay_s)
-        self._places = workload.concurrency
+        self._concurrency = workload.concurrency
         self._calls = 0
 
     @property
@@ -76,7 +76,7 @@ class Driver:
 
     def start(self) -> None:
         """Schedule the first arrival."""
-        for _ in range(self._places or 1):
+        for _ in range(self._concurrency or 1):
             self._next_arrival()
 
     def _finished(self, run: ProgramRun, node: Node) -> None:
@@ -95,7 +95,7 @@ class Driver:
 
     def _end(self, run: ProgramRun) -> None:
         del self.programs[run.program.program]
-        if self._places:
+        if self._concurrency:
             self._next_arrival()
         self._engine.program_finished(run)
 
@@ -108,7 +108,7 @@ class Driver:
         except BadInput as error:
             raise ConfigError(f"program {program.program!r}: {error}") from None
         now = self._clock.now_ps
-        at = now if self._places else to_ps(program.arrival_s)
+        at = now if self._concurrency else to_ps(program.arrival_s)
         if at < now:
             raise ConfigError(
                 f"programs must be in order of arrival: {program.program!r} arrives at"
@@ -125,7 +125,7 @@ class Driver:
         for node in program.nodes:
             if not node.after:
                 self._ready(run, node, first=True)
-        if not self._places:
+        if not self._concurrency:
             self._next_arrival()
 
     def _ready(self, run: ProgramRun, node: Node, *, first: bool = False) -> None:
