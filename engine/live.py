@@ -147,7 +147,8 @@ class LiveHost(EngineHost):
         else:
             took = PS_PER_NS * (cpu if self._runtime.on_cpu else wall)
         shape = features(step.prefill, step.decodes, step.context)[1:]
-        self.steps.add(start / PS, took / PS, *shape, wall / 1e9, cpu / 1e9)
+        expected = self.latency.step_ps(step.prefill, step.decodes, step.context)
+        self.steps.add(start / PS, took / PS, *shape, wall / 1e9, cpu / 1e9, expected / PS)
         return output, took
 
     def drain(self) -> None:

@@ -37,6 +37,9 @@ METRICS: Mapping[str, Callable[[Summary], float]] = {
 }
 """What is compared, and how it is taken from summary.json."""
 
+STEP_TIME = "step_time_s"
+"""Besides: time of the very steps that were measured, as the hardware profile has it over as it was measured."""
+
 _DIGEST = "trace_sha256"
 # What two runs of one setting may differ in: who ran it, where it went, how often, and what a step was said to cost.
 _APART = (
@@ -152,7 +155,7 @@ class Row:
     Attributes:
         setting: the pair's.
         policy: the pair's.
-        metric: name, in `METRICS`.
+        metric: name, in `METRICS`, or `STEP_TIME`.
         measured: mean over the measured runs.
         predicted: mean over the predicted runs.
         error: `predicted / measured - 1`; NaN where 0 was measured and something else predicted.
@@ -177,12 +180,25 @@ class Row:
 
 
 def compare(pairs: Sequence[Pair]) -> list[Row]:
-    """Every metric of every pair."""
-    return [_row(pair, name) for pair in pairs for name in METRICS]
+    """Every metric of every pair, and the time of its steps where that was measured."""
+    rows = []
+    for pair in pairs:
+        rows += [_row(pair, name, *pair.values(name)) for name in METRICS]
+        times = _step_times(pair.measured)
+        if times:
+            rows.append(_row(pair, STEP_TIME, *times))
+    return rows
 
 
-def _row(pair: Pair, metric: str) -> Row:
-    predicted, measured = pair.values(metric)
+def _step_times(measured: Sequence[Run]) -> tuple[list[float], list[float]] | None:
+    """Time of each run's steps in all, as its hardware profile has it and as it was measured; None if it was not."""
+    tables = [run.table("steps") for run in measured if (run.path / "steps.parquet").exists()]
+    if not tables or any("expected_s" not in table for table in tables):
+        return None
+    return [float(table["expected_s"].sum()) for table in tables], [float(t["duration_s"].sum()) for t in tables]
+
+
+def _row(pair: Pair, metric: str, predicted: Sequence[float], measured: Sequence[float]) -> Row:
     mean, forecast = fmean(measured), fmean(predicted)
     error = forecast / mean - 1 if mean else (0.0 if forecast == 0 else math.nan)
     scatter = margin = spread = math.nan

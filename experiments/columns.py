@@ -77,6 +77,7 @@ STEPS = {
     "decode_context": "int64",
     "wall_s": "double",
     "cpu_s": "double",
+    "expected_s": "double",
 }
 """The steps of a run whose steps were measured (`host=live`)."""
 

@@ -123,6 +123,7 @@ STEP_COLUMNS = (
     "decode_context",
     "wall_s",
     "cpu_s",
+    "expected_s",
 )
 
 COPY_COLUMNS = ("direction", "bytes", "runs", "took_s")

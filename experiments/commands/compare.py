@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from tokencake.experiments.agreement import Pair, Row, compare, load_averages, pair_up
+from tokencake.experiments.agreement import STEP_TIME, Pair, Row, compare, load_averages, pair_up
 from tokencake.experiments.arguments import Parser
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.plots.agreement import agreement
@@ -86,6 +86,8 @@ def _cells(
     """Headings and cells: signed errors in percent, then the spread of the repeats."""
     settings = len({pair.setting for pair in pairs}) > 1
     repeated = any(row.repeats > 1 for row in rows)
+    if any(row.metric == STEP_TIME for row in rows):
+        shown = [*shown, ("steps", STEP_TIME)]
     head = [*(["setting"] if settings else []), "policy", "runs", "latency s", *(title for title, _ in shown)]
     if repeated:
         head += ["spread mean", "makespan"]
@@ -94,14 +96,16 @@ def _cells(
     for pair in sorted(pairs, key=lambda pair: pair.setting):
         cells = [*([pair.setting] if settings else []), pair.policy, str(len(pair.measured))]
         cells.append(f"{found[pair.setting, pair.policy, _SPREADS[0]].measured:.2f}")
-        cells += [_error(found[pair.setting, pair.policy, metric]) for _, metric in shown]
+        cells += [_error(found.get((pair.setting, pair.policy, metric))) for _, metric in shown]
         if repeated:
             cells += [_percent(found[pair.setting, pair.policy, metric].spread, sign=False) for metric in _SPREADS]
         body.append(cells)
     return head, body
 
 
-def _error(row: Row) -> str:
+def _error(row: Row | None) -> str:
+    if row is None:
+        return ""
     return f"{row.predicted:g} for 0" if math.isnan(row.error) else _percent(row.error)
 
 
@@ -117,6 +121,11 @@ def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking])
         f"Signed errors in percent: predicted ({predicted}) over measured ({measured}), less one. mean and p95 are"
         " of program latency; TTFT and queue are means over calls; computed, hits: tokens; latency s is measured.",
     ]
+    if any(row.metric == STEP_TIME for row in rows):
+        notes.append(
+            "steps: time of the measured steps themselves as the profile has it, over measured: how far the machine was"
+            " not as calibrated, or the latency model is off; what else differs is due to the schedule."
+        )
     if any(len(pair.measured) > 1 for pair in pairs):
         notes.append("Spread: range of the repeated measurements over their mean, in percent.")
         notes.append(_beyond_scatter(rows))

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from tokencake.experiments.agreement import compare, pair_up
+from tokencake.experiments.agreement import STEP_TIME, compare, pair_up
 from tokencake.experiments.cli import main
 from tokencake.experiments.ranking import rankings
 from tokencake.experiments.results import find_runs
@@ -48,6 +48,20 @@ def measured_and_predicted(write, tmp_path):
         for repeat, latency in enumerate(measured[policy]):
             write("live", "live", policy, latency, repeat)
     return [find_runs([tmp_path / "live"]), find_runs([tmp_path / "sim"])]
+
+
+def test_measured_steps_say_how_far_the_machine_was_from_its_profile(measured_and_predicted, tmp_path, capsys):
+    for run in measured_and_predicted[0]:
+        if run.summary["policy"] == "vllm":
+            pd.DataFrame({"duration_s": [0.5, 0.5], "expected_s": [0.6, 0.5]}).to_parquet(run.path / "steps.parquet")
+    pairs = pair_up(measured_and_predicted)
+    steps = {row.policy: row.error for row in compare(pairs) if row.metric == STEP_TIME}
+    assert steps == {"vllm": pytest.approx(0.1)}
+    assert main(["compare", str(tmp_path / "live"), str(tmp_path / "sim"), f"--out={tmp_path / 'out'}"]) == 0
+    table = (tmp_path / "out" / "compare.md").read_text().split("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    at = cells[0].index("steps")
+    assert {row[0]: row[at] for row in cells[2:]} == {"vllm": "+10.0", "vllm-priority": "", "vllm-offload": ""}
 
 
 def test_the_engine_is_what_the_simulator_is_measured_by_in_any_order(measured_and_predicted):

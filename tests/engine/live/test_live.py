@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from live_replay import calls_of, config, demo, play
+from live_replay import XS, calls_of, config, demo, play
 
 from tokencake.engine.config import LiveConfig
 from tokencake.engine.run import run_live
@@ -62,6 +62,10 @@ def test_steps_are_recorded_as_they_were_measured(runtime):
     assert all(seconds > 0 for seconds in columns["duration_s"])
     # In warp time a step takes its CPU time.
     assert columns["duration_s"] == pytest.approx(columns["cpu_s"])
+    expected = XS.constant_us + XS.per_decode_us * columns["decodes"][-1]
+    expected += XS.per_context_token_us * columns["decode_context"][-1]
+    assert not columns["prefill_calls"][-1]
+    assert columns["expected_s"][-1] == pytest.approx(expected / 1e6)
     ends = [start + took for start, took in zip(columns["start_s"], columns["duration_s"], strict=True)]
     assert all(end <= start + 1e-9 for end, start in zip(ends, columns["start_s"][1:], strict=False))
     prefilled = sum(columns["prefill_tokens"])
