@@ -1,11 +1,8 @@
 """Rules of placement, liveness and bounds on cases small enough to work out by hand."""
 
-from dataclasses import replace
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from small import call, one, two_turns, world
 from tokencake.policies.api import (
     Cancel,
     Drop,
@@ -23,34 +20,9 @@ from tokencake.policies.api import (
     Verdict,
     stock_admit,
 )
-from tokencake.sim.config import PS, EngineConfig, LinkConfig, SimConfig, StuckError, wake_ps
-from tokencake.sim.host import Host
-from tokencake.sim.knowledge import Knowledge
-from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency
+from tokencake.sim.config import StuckError
 from tokencake.sim.run import simulate
-from tokencake.sim.summary import totals
-from tokencake.traces.schema import LLMNode, OutputOf, Piece, Program, PromptOf, ToolNode
-
-
-def world(**engine):
-    settings = {"gpu_blocks": 100, "block_size": 16, "max_num_batched_tokens": 256, "max_num_seqs": 8} | engine
-    bounds = {key: settings.pop(key) for key in ("free_recompute",) if key in settings}
-    latency = LinearLatency(LinearCoefficients(1000.0, 10.0, 0.0, 0.0, 5.0, 0.1))
-    return SimConfig(EngineConfig(**settings), latency, 1000, link=LinkConfig(0.01, 0.01), **bounds)
-
-
-def call(name, prompt, outputs, after=(), **more):
-    return LLMNode(name, tuple(after), "a", more.pop("agent_type", "a"), tuple(prompt), outputs, **more)
-
-
-def one(name, *nodes, at=0.0):
-    return Program(name, "app", at, tuple(nodes))
-
-
-def two_turns(name="p", tool_s=1.0):
-    first = call("one", [Piece(name, 64)], 32)
-    tool = ToolNode("tool", ("one",), "t", tool_s)
-    return one(name, first, tool, call("two", [PromptOf("one"), OutputOf("one"), Piece("ask", 16)], 16, ["tool"]))
+from tokencake.traces.schema import Piece
 
 
 def test_what_outlives_the_last_program_is_in_no_mean():
@@ -335,101 +307,3 @@ def test_a_policy_that_admits_nothing_is_told_so():
 
     with pytest.raises(StuckError, match="Never admits nothing while 1 calls wait"):
         simulate([one("p", call("c", [Piece("x", 64)], 8))], world(), Never())
-
-
-class SeesStalls(Policy):
-    """Looks at stalled chains where it is asked about something else."""
-
-    def __init__(self):
-        self.seen = []
-
-    def order(self, view, waiting):
-        self.seen.append([(chain.call.id, chain.stalled_s) for chain in view.stalled])
-        return waiting
-
-
-def test_stalled_chains_are_shown_to_a_policy_that_does_not_place_them():
-    class Places(SeesStalls):
-        def place(self, view, trigger, subject):
-            return ()
-
-    seen = []
-    for kind in (SeesStalls, Places):
-        policy = kind()
-        simulate([two_turns("p"), two_turns("q", tool_s=0.4)], world(), policy)
-        seen.append(policy.seen)
-    assert seen[0] == seen[1]
-    assert any(seen[0])
-
-
-@pytest.mark.parametrize("logged", [False, True])
-def test_a_call_that_a_policy_only_heard_of_can_be_preempted(logged):
-    class Preempts(Policy):
-        def __init__(self):
-            self.running = ""
-
-        def observe(self, event, view):
-            if event.kind is EventKind.CALL_ADMITTED and not self.running:
-                self.running = event.call
-
-        def place(self, view, trigger, subject):
-            return (Preempt(self.running),) if trigger is Trigger.STEP and view.now > 0.1 else ()
-
-    config = replace(world(), log_decisions=logged)
-    programs = [one("p", call("c", [Piece("x", 64)], 600)), one("q", call("c", [Piece("y", 64)], 16), at=0.15)]
-    assert simulate(programs, config, Preempts()).summary["preemptions"] > 0
-
-
-def test_the_log_says_when_a_named_victim_was_not_taken():
-    class Wrong(Policy):
-        def victim(self, view, need, for_call):
-            return view.waiting[-1] if view.waiting else for_call
-
-    programs = [one(f"p{i}", call("c", [Piece(f"x{i}", 64)], 200), at=0.01 * i) for i in range(6)]
-    config = replace(world(gpu_blocks=20, max_num_seqs=4, reserve_full_isl=False), log_decisions=True)
-    result = simulate(programs, config, Wrong())
-    columns = result.decisions.columns
-    answers = {
-        (chosen == subject, outcome)
-        for hook, subject, chosen, outcome in zip(
-            columns["hook"], columns["subject"], columns["decision"], columns["outcome"], strict=True
-        )
-        if hook == "victim"
-    }
-    assert answers == {(False, "not running"), (True, "done")}
-
-
-@given(seconds=st.floats(-1e5, 1e12))
-def test_a_policy_is_woken_at_the_first_moment_that_it_waits_for(seconds):
-    at = wake_ps(seconds)
-    assert at / PS >= seconds > (at - 1) / PS
-
-
-def test_a_policy_that_waits_for_a_time_between_two_picoseconds_goes_on():
-    class Late(Policy):
-        until = 0.1 + 0.2
-
-        def admit(self, view, call, need):
-            return stock_admit(need) if view.now >= self.until else Verdict.SKIP
-
-        def next_change(self, view):
-            return None if view.now >= self.until else (self.until, None)
-
-    result = simulate([one("p", call("c", [Piece("x", 64)], 16))], world(), Late())
-    assert result.calls.columns["admitted_s"] == [pytest.approx(0.3)]
-
-
-def test_a_run_is_over_when_its_last_program_is():
-    class Plans(Policy):
-        asked = 0
-
-        def place(self, view, trigger, subject):
-            self.asked += trigger is Trigger.TIMER
-            return (Timer(view.now + 1000), Keep(view.now + 500)) if trigger is Trigger.STALL else ()
-
-    host = Host(world(), Plans(), iter([two_turns()]), Knowledge())
-    host.run()
-    assert host.now_ps == totals(host)["makespan_s"] * PS
-    assert "pin_expired" not in host.metrics.counts
-    assert not host.placement.stalls
-    assert host.pool.free == 100
