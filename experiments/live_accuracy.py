@@ -1,29 +1,28 @@
 """How far the simulator is off a live engine on this machine: calibrate, measure, predict, compare.
 
 ``python -m tokencake.experiments.live_accuracy OUT`` makes the tables of ``docs/validation.md``. The traces
-are those of the demo generator; the calibration runs an invented load that has nothing to do with them, right
-before each setting. Policies take turns, repeat after repeat, so that what else the machine does meets all of
-them. Those whose repeats scatter so much that their mean is not known well enough are run again, whatever was predicted
-for them. Two idle cores need about three quarters of an hour.
+are those of the demo generator; the calibration runs an invented load that has nothing to do with them. How fast
+a machine is changes within minutes, so each turn, in which every policy runs once, has a calibration right before
+it, and is predicted from that one alone. Two idle cores need about three quarters of an hour. What is whole
+already is kept, so it can be ended and begun again.
 
 Everything is done with `tokencake` commands, and printed as such, so that any part can be run alone.
 """
 
 import math
 import shlex
+import shutil
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import yaml
 
-from tokencake.experiments.agreement import METRICS, standard_error
-from tokencake.experiments.arguments import Parser
+from tokencake.experiments.arguments import Parser, exit_code
 from tokencake.experiments.cli import main
-from tokencake.experiments.errors import UsageError
-from tokencake.experiments.results import Run, find_runs
+from tokencake.experiments.results import SUMMARY, Run, find_runs, jobs_of
 
 
 @dataclass(frozen=True)
@@ -57,27 +56,21 @@ SETTINGS = {
 }
 """Without a CPU tier, programs with long tools; with one, more programs with short tools."""
 
-DRAWS = 20
-"""Simulated runs of each policy, with step times that scatter as the calibration found them to."""
-
 
 def run(words: Sequence[str] | None = None) -> None:
-    """Do all of it; what is there already is kept.
+    """Do all of it; what is whole already is kept.
 
     Raises:
-        UsageError: a command failed; it has said why.
+        UsageError: a word that is no argument.
+        SystemExit: a command failed; it has said why.
     """
     parser = Parser(prog="python -m tokencake.experiments.live_accuracy", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path, help="directory for profiles, runs and tables")
     parser.add_argument("--model", default="s", help="model of the live engine; default: s")
-    parser.add_argument("--seconds", type=int, default=90, help="time for each calibration; default: 90")
-    parser.add_argument("--repeats", type=int, default=3, help="live runs of every policy; default: 3")
-    parser.add_argument("--most", type=int, default=9, help="live runs of a policy whose repeats scatter; default: 9")
+    parser.add_argument("--seconds", type=int, default=45, help="time for each calibration; default: 45")
+    parser.add_argument("--turns", type=int, default=6, help="live runs of every policy; default: 6")
     parser.add_argument(
-        "--known",
-        type=float,
-        default=1.5,
-        help="standard error of hit tokens that is good enough, in percent; default: 1.5",
+        "--draws", type=int, default=20, help="simulated runs for each live one, whose step times scatter; default: 20"
     )
     parser.add_argument("--setting", action="append", choices=SETTINGS, help="may be repeated; default: all")
     chosen = parser.parse_args(words)
@@ -86,36 +79,44 @@ def run(words: Sequence[str] | None = None) -> None:
 
 
 def _measure(out: Path, setting: Setting, chosen: Namespace) -> None:
-    profile, live, predicted, replayed = (out / name for name in ("profile.yaml", "live", "sim", "replayed"))
+    for turn in range(chosen.turns):
+        _turn(out, turn, setting, chosen)
+    for against, name in (("sim", "predicted"), ("replayed", "recorded")):
+        _command("compare", str(out / "live"), str(out / against), f"--out={out / name}", "--overwrite")
+
+
+def _turn(out: Path, turn: int, setting: Setting, chosen: Namespace) -> None:
+    """Calibrate, run every policy once, and predict that from this calibration alone."""
+    profile = out / "profiles" / f"turn-{turn}.yaml"
+    live, predicted, replayed = (out / name / f"turn-{turn}" for name in ("live", "sim", "replayed"))
     if not profile.exists():
+        profile.parent.mkdir(parents=True, exist_ok=True)
         _command("calibrate", str(profile), f"--model={chosen.model}", f"--seconds={chosen.seconds}")
     common = ["+experiment=tiny", "trace=demo", f"hardware.profile={profile}", *setting.words]
-    policies, turns = setting.policies, range(chosen.repeats)
-    while policies and turns:
-        where = live / f"turn-{turns[0]}"
-        if not where.exists():
-            own = (f"live.repeat={','.join(map(str, turns))}", f"policy={','.join(policies)}")
-            _command("run", "-m", "host=live", f"live.model={chosen.model}", *own, *common, f"out={where}")
-        policies = _unsettled(find_runs([live]), chosen.known / 100)
-        turns = range(turns[-1] + 1, min(turns[-1] + 2, chosen.most))
-    if not predicted.exists():
-        own = (f"policy={','.join(setting.policies)}", f"hardware.jitter={_jitter(profile)}")
-        _command("run", "-m", "host=sim", *own, *common, f"hardware.draw=range({DRAWS})", f"out={predicted}")
+    policies = f"policy={','.join(setting.policies)}"
+    if not _whole(live):
+        shutil.rmtree(replayed, ignore_errors=True)
+        own = (f"live.model={chosen.model}", f"live.repeat={turn}", policies)
+        _command("run", "-m", "host=live", *own, *common, *_into(live))
+    if not _whole(predicted):
+        own = (policies, f"hardware.jitter={_jitter(profile)}", f"hardware.draw=range({chosen.draws})")
+        _command("run", "-m", "host=sim", *own, *common, *_into(predicted))
     for measured in find_runs([live]):
         again = replayed / measured.path.relative_to(live)
         if not again.exists():
-            one = (f"policy={measured.summary['policy']}", f"live.repeat={measured.config['live']['repeat']}")
+            one = (f"policy={measured.summary['policy']}", f"live.repeat={turn}")
             _command("run", "host=sim", *one, *common, f"hardware.recorded={measured.path}", f"out={again}")
-    _command("compare", str(live), str(predicted), f"--out={out / 'predicted'}")
-    _command("compare", str(live), str(replayed), f"--out={out / 'recorded'}")
 
 
-def _unsettled(runs: Sequence[Run], known: float) -> tuple[str, ...]:
-    """Policies whose mean of hit tokens has a larger relative standard error than ``known``."""
-    hits: dict[str, list[float]] = {}
-    for measured in runs:
-        hits.setdefault(measured.summary["policy"], []).append(METRICS["hit_tokens"](measured.summary))
-    return tuple(name for name, values in hits.items() if standard_error(values) > known * fmean(values))
+def _whole(sweep: Path) -> bool:
+    """Whether every job of a sweep is there and went to its end."""
+    jobs = [sweep / job for job in jobs_of(sweep)]
+    return bool(jobs) and all((job / SUMMARY).is_file() and not Run(job).summary.get("interrupted") for job in jobs)
+
+
+def _into(sweep: Path) -> tuple[str, str]:
+    """Where a sweep goes; what an earlier attempt left there is replaced."""
+    return f"out={sweep}", f"overwrite={str(sweep.exists()).lower()}"
 
 
 def _jitter(profile: Path) -> float:
@@ -126,9 +127,9 @@ def _jitter(profile: Path) -> float:
 
 def _command(*words: str) -> None:
     print("$ tokencake", shlex.join(words), flush=True)
-    if main(words) != 0:
-        raise UsageError(f"tokencake {words[0]} failed")
+    if code := main(words):
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(exit_code(run))
