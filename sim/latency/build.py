@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,8 @@ from tokencake.sim.latency.model_config import ModelConfig, read_config
 from tokencake.sim.latency.profiles import ProfileError, parse_profile
 from tokencake.sim.latency.shape import GPUSpec
 from tokencake.sim.latency.table import LatencyTable, TableLatency
+from tokencake.traces.errors import BadInput
+from tokencake.traces.files import writing
 
 MAX_CALLS: Final = 1024
 MAX_STEP_TOKENS: Final = 32_768
@@ -75,15 +78,14 @@ def build_profile(
         overwrite: Replace files that exist.
 
     Raises:
-        ProfileError: Unknown system, unusable config, a model that does not fit, or ``out`` exists.
+        ProfileError: Unknown system, unusable config, a model that does not fit, or ``out`` exists
+            or cannot be written.
     """
     folder, path = Path(config_dir), Path(out)
     if path.suffix not in (".yaml", ".yml"):
         raise ProfileError(f"out must end in .yaml, got {path}")
     table_path = path.with_suffix(".table.json")
-    for existing in (path, table_path):
-        if existing.exists() and not overwrite:
-            raise ProfileError(f"{existing} exists; overwrite it explicitly")
+    _check_free(path, table_path, overwrite=overwrite)
     device = _system(system)
     config = _read(folder)
     model = config.shape
@@ -107,11 +109,30 @@ def build_profile(
         "latency": latency,
     }
     profile = parse_profile(data, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if table is not None:
-        table_path.write_text(table.to_json(), encoding="utf-8")
-    path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path, overwrite=overwrite) as out_file:  # it appears when the table is there
+            out_file.write(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode())
+            if table is not None:
+                with writing(table_path, overwrite=overwrite) as table_file:
+                    table_file.write(table.to_json().encode())
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from None
+    except BadInput as error:
+        raise ProfileError(str(error)) from None
     return profile
+
+
+def _check_free(*paths: Path, overwrite: bool) -> None:
+    """Find out before the table is made, which takes a while, that it could not be written."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise ProfileError(f"{path} exists; overwrite it explicitly")
+        if path.is_dir():
+            raise ProfileError(f"{path} is a directory")
+    parent = next(folder for folder in paths[0].absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ProfileError(f"{paths[0]}: {parent} is not a writable directory")
 
 
 def build_table(config_dir: str | Path, system: str) -> LatencyTable:

@@ -10,7 +10,11 @@ from typing import Any, Final
 
 from tokencake.sim.latency.shape import ModelShape
 
-_EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
+_NOT_DENSE: Final = (
+    *("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok"),
+    *("sliding_window_pattern", "attention_chunk_size", "kv_lora_rank", "mamba_d_state", "hybrid_override_pattern"),
+)
+"""Keys of models that are not what `ModelShape` describes: experts, windows, latent attention, state spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def parse_config(values: Mapping[str, Any], name: str) -> ModelConfig:
 
 def _check_kind(values: Mapping[str, Any]) -> None:
     """Refuse what computes, or remembers, something else than a dense full-attention decoder."""
-    other = [key for key in _EXPERTS if values.get(key)]
+    other = [key for key in _NOT_DENSE if values.get(key)]
     if values.get("use_sliding_window", values.get("sliding_window")):
         other.append("sliding_window")
     layers = values.get("layer_types")

@@ -76,6 +76,8 @@ def test_a_profile_with_measured_kernels(tmp_path: Path, monkeypatch):
         ({"use_sliding_window": True}, "only dense full-attention models are supported"),
         ({"sliding_window": 4096}, "only dense full-attention models are supported, got sliding_window"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "only dense full-attention .* got layer_types"),
+        ({"kv_lora_rank": 512}, "only dense full-attention models are supported, got kv_lora_rank"),
+        ({"mamba_d_state": 16}, "only dense full-attention models are supported, got mamba_d_state"),
         ({"quantization_config": {"bits": 4}}, "quantization_config must be absent"),
         ({"hidden_size": None}, "hidden_size must be a whole number, got None"),
         ({"num_hidden_layers": 0}, "layers must be > 0, got 0"),
@@ -86,6 +88,56 @@ def test_an_unusable_config_is_refused(tmp_path: Path, changes, message):
     with pytest.raises(ProfileError, match=f"config.json: {message}"):
         build_profile(config(tmp_path, **changes), "a100_sxm", tmp_path / "mine.yaml")
     assert not (tmp_path / "mine.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 28},
+        {"layer_types": ["full_attention"] * 32},
+        {"_name_or_path": 7},
+    ],
+    ids=repr,
+)
+def test_a_config_that_says_more_than_it_need_is_accepted(tmp_path: Path, monkeypatch, changes):
+    monkeypatch.setattr(build, "build_table", no_kernels)
+    assert build_profile(config(tmp_path, **changes), "h200_sxm", tmp_path / "mine.yaml").model.layers == 32
+
+
+def test_a_config_that_is_no_object_is_refused(tmp_path: Path):
+    (tmp_path / "config.json").write_text("[1, 2]")
+    with pytest.raises(ProfileError, match=r"config\.json: must be a JSON object, got list"):
+        build_profile(tmp_path, "a100_sxm", tmp_path / "mine.yaml")
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_the_table_is_made(tmp_path: Path, monkeypatch):
+    def made(*args: object) -> LatencyTable:
+        raise AssertionError("the table was made")
+
+    monkeypatch.setattr(build, "build_table", made)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.yaml").mkdir()
+    for out, rule in (("file/mine.yaml", "is not a writable directory"), ("folder.yaml", "is a directory")):
+        with pytest.raises(ProfileError, match=rule):
+            build_profile(LLAMA, "h200_sxm", tmp_path / out, overwrite=True)
+
+
+def test_a_profile_and_its_table_are_replaced_together_or_not_at_all(tmp_path: Path, monkeypatch):
+    table = LatencyTable.read(PROFILE_DIR / "tables" / "h200-sxm-llama-3-8b.json")
+    monkeypatch.setattr(build, "build_table", lambda *args: table)
+    build_profile(LLAMA, "h200_sxm", tmp_path / "mine.yaml")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.suffix == ".json":
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(ProfileError, match="No space left on device"):
+        build_profile(LLAMA, "h200_sxm", tmp_path / "mine.yaml", max_model_len=1000, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_model_that_does_not_fit_leaves_no_file(tmp_path: Path, monkeypatch):
