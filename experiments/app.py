@@ -40,7 +40,7 @@ def run(words: Sequence[str]) -> None:
     register()
     command = sort_words(words)
     if command.flags:
-        _hydra_main([*command.flags, *(["-m"] if command.multirun else []), *command.overrides])
+        _inform(command)
         return
     with _composing():
         parsed = parse(command.overrides)
@@ -114,8 +114,8 @@ def _plan(base: DictConfig, parsed: list[Override]) -> Sweep:
     choices = [dict(zip(keys, combination, strict=True)) for combination in itertools.product(*values)]
     jobs: list[Job] = []
     for choice in choices:
-        job = prepare(_plain(_compose(fixed + [f"{key}={value}" for key, value in choice.items()])))
-        jobs.append(job)
+        words = fixed + [f"{key}={value}" for key, value in choice.items()]
+        jobs.append(prepare(_plain(_compose(words)), words))
     for trace in {job.trace.identity: job.trace for job in jobs}.values():
         trace.check()
     plain = [{k.lstrip("+"): str(v) for k, v in choice.items()} for choice in choices]
@@ -128,6 +128,14 @@ def _run_sweep(plan: Sweep, command: Command) -> None:
         _hydra_main(["-m", *command.overrides, f"hydra.sweep.dir='{out.absolute()}'"])
         raise_failures(out, plan)
     finish(out)
+
+
+def _inform(command: Command) -> None:
+    """Let Hydra say what its flags ask for; nothing runs."""
+    try:
+        _hydra_main([*command.flags, *command.overrides])
+    except (ValueError, OmegaConfBaseException) as error:  # flags that exclude each other; a value that is missing
+        raise UsageError(one_line(str(error))) from error
 
 
 def _hydra_main(words: list[str]) -> None:

@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0, or 2 after an error of the user, which is one line on stderr. Errors of ours keep their traceback,
-        and so do all with ``--debug``.
+        0, or 2 after an error of the user, which is one line on stderr, or 130 after Ctrl-C. Errors of ours keep their
+        traceback, and so do all with ``--debug``.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = _DEBUG in words
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command(arguments.words)
     except BrokenPipeError:  # `tokencake ... | head` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("tokencake: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print("; ".join(("tokencake: interrupted", *map(str, stop.args))), file=sys.stderr)
         return 130
     except _user_errors() as error:
         if debug:

@@ -11,7 +11,7 @@ from tokencake.experiments.errors import UsageError
 from tokencake.experiments.keys import in_label, shortened
 from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.metrics import Interval, mean_interval, paired_difference, relative_change
-from tokencake.experiments.results import Run
+from tokencake.experiments.results import Run, complete
 from tokencake.experiments.varying import facts, varied
 
 Summary = Mapping[str, Any]
@@ -69,12 +69,13 @@ class Comparison:
 
 
 def collect(given: Sequence[Run]) -> Comparison:
-    """Line runs up by what differs in their configurations; copies of a run count once.
+    """Line runs up by what differs in their configurations; copies count once, runs that were ended early do not.
 
     Raises:
-        UsageError: a summary lacks a metric.
+        UsageError: a summary lacks a metric, or no run went to its end.
     """
-    runs, notes = _without_copies(given)
+    whole, cut = complete(given)
+    runs, copies = _without_copies(whole)
     keys, values = varied(runs)
     labels = policy_labels([run.config.get("policy", {}) for run in runs])
     load = next((key for key in (*_LOAD_KEYS, *keys) if key in keys and all(_number(v.get(key)) for v in values)), None)
@@ -88,7 +89,7 @@ def collect(given: Sequence[Run]) -> Comparison:
         rows.append(head | sample | {"run": index} | _metrics(run))
     series_names = tuple(dict.fromkeys(row["series"] for row in rows))
     policies = tuple(dict.fromkeys(labels))
-    return Comparison(pd.DataFrame(rows), tuple(keys), load, policies, series_names, tuple(runs), tuple(notes))
+    return Comparison(pd.DataFrame(rows), tuple(keys), load, policies, series_names, tuple(runs), (*cut, *copies))
 
 
 def _number(value: object) -> bool:
@@ -125,16 +126,26 @@ def _metrics(run: Run) -> dict[str, float]:
 
 
 def aggregate(comparison: Comparison) -> pd.DataFrame:
-    """One row per policy and varying keys: `series`, `seeds`, each metric's mean and 95 % t interval (low, high)."""
+    """One row per policy and varying keys: `series`, `seeds`, each metric's mean and 95 % t interval (low, high).
+
+    Runs that are equal whatever their seed count as one: they say nothing of scatter.
+    """
     by = ["policy", "series", *comparison.keys]
     rows = []
     for values, group in comparison.frame.groupby(by, sort=False, dropna=False):
-        row = dict(zip(by, values, strict=True)) | {"seeds": len(group)}
+        own = group.head(1) if all_equal(comparison, group) else group
+        row = dict(zip(by, values, strict=True)) | {"seeds": len(own)}
         for name in METRICS:
-            interval = mean_interval([float(v) for v in group[name]])
+            interval = mean_interval([float(v) for v in own[name]])
             row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def all_equal(comparison: Comparison, rows: pd.DataFrame) -> bool:
+    """Whether several runs of one kind are the same run, because nothing in them depends on the seed."""
+    first, *others = (comparison.runs[int(index)].outcome for index in rows["run"])
+    return bool(others) and all(other == first for other in others)
 
 
 def paired(
@@ -149,8 +160,12 @@ def paired(
     base, *others = comparison.policies
     for values, group in _by_keys(comparison):
         for policy in others:
+            rows_of = {name: group[group["policy"] == name] for name in (policy, base)}
+            equal = all(len(own) and all_equal(comparison, own) for own in rows_of.values())
             for metric in metrics:
-                mine, theirs = (samples(group[group["policy"] == name], metric) for name in (policy, base))
+                mine, theirs = (samples(rows_of[name], metric) for name in (policy, base))
+                if equal:  # on both sides: one difference, however often it was run
+                    mine = {seed: mine[seed] for seed in sorted(mine.keys() & theirs.keys())[:1]}
                 difference = paired_difference(mine, theirs)
                 if difference is None:
                     continue

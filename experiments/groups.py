@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from tokencake.engine.config import LiveConfig
+from tokencake.experiments.inputs import FILE_TRACE, parameters
 from tokencake.experiments.settings import HARDWARE_DEFAULTS, PROFILE_KEYS, Bounds
 from tokencake.policies import registry
 from tokencake.policies.compose import HOOKS
@@ -17,14 +18,6 @@ from tokencake.sim.latency.profiles import profile_names
 from tokencake.traces.generators import GENERATORS
 
 GROUPS = ("policy", "trace", "hardware", "experiment")
-
-FILE_TRACE = {
-    "source": "file",
-    "path": None,
-    "arrivals": "trace",
-    "qps": None,
-    "cv": 2.0,
-}
 
 
 def register() -> None:
@@ -38,9 +31,9 @@ def register() -> None:
     store.store(group="policy", name=registry.CUSTOM, node={"name": registry.CUSTOM, "target": None} | free)
     parts = dict.fromkeys(HOOKS)
     store.store(group="policy", name=registry.COMPOSE, node={"name": registry.COMPOSE} | parts | free)
-    store.store(group="trace", name="file", node=FILE_TRACE)
+    store.store(group="trace", name="file", node=dict(FILE_TRACE))
     for name, generator in GENERATORS.items():
-        store.store(group="trace", name=name, node={"source": name} | _parameters(generator))
+        store.store(group="trace", name=name, node={"source": name} | parameters(generator))
     for name in profile_names():
         store.store(group="hardware", name=name, node={"profile": name, **HARDWARE_DEFAULTS})
 
@@ -58,8 +51,3 @@ def _host() -> dict[str, Any]:
         "noise": 0.5,
         "live": asdict(LiveConfig()),
     }
-
-
-def _parameters(generator: type) -> dict[str, Any]:
-    """A generator's parameters and defaults; the seed is the run's."""
-    return {field.name: field.default for field in fields(generator) if field.name != "seed"}

@@ -1,7 +1,7 @@
 """The trace that a run replays: a file (ours, or one that an importer knows) or a generator."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,9 @@ from tokencake.traces.generators import GENERATORS, Generator
 from tokencake.traces.importers import detect_and_import, native
 from tokencake.traces.io import programs_sha256, trace_sha256
 from tokencake.traces.schema import Program
+
+FILE_TRACE: Mapping[str, Any] = {"source": "file", "path": None, "arrivals": "trace", "qps": None, "cv": 2.0}
+"""Keys of a file's `trace` section, and their defaults."""
 
 
 class TraceInput(Protocol):
@@ -136,6 +139,38 @@ class GeneratedTrace:
         """Nothing: a generator makes valid programs, and its parameters were checked when it was made."""
 
 
+def parameters(generator: type) -> dict[str, Any]:
+    """A generator's parameters and their defaults; the seed is the run's."""
+    return {field.name: field.default for field in fields(generator) if field.name != "seed"}
+
+
+def check_arrivals(values: Mapping[str, Any], concurrency: int, typed: Collection[str]) -> None:
+    """Refuse a rule of arrivals that nothing would follow.
+
+    Args:
+        values: The `trace` section.
+        concurrency: Programs at once; 0: by arrival time.
+        typed: Keys that were typed, for values that say what is the default anyway.
+
+    Raises:
+        UsageError: naming the key that has no effect.
+    """
+    source, arrivals, qps = str(values.get("source")), values.get("arrivals"), values.get("qps")
+    if arrivals == "closed" and not concurrency:
+        raise UsageError("workload.concurrency must be > 0 with trace.arrivals=closed, got 0")
+    if not concurrency:
+        if source == "file" and arrivals == "trace" and qps is not None:
+            rule = "a file's programs arrive as recorded; add trace.arrivals=poisson (or uniform, gamma)"
+            raise UsageError(f"trace.qps={qps}: {rule}")
+        return
+    defaults = parameters(GENERATORS[source]) if source in GENERATORS else FILE_TRACE
+    rule = f"without effect with workload.concurrency={concurrency}: the next program arrives when one ends"
+    if arrivals != "closed" and ("trace.arrivals" in typed or arrivals != defaults.get("arrivals")):
+        raise UsageError(f"trace.arrivals={arrivals}: {rule} (trace.arrivals=closed)")
+    if qps is not None and ("trace.qps" in typed or (arrivals != "closed" and qps != defaults.get("qps"))):
+        raise UsageError(f"trace.qps={qps}: {rule}")
+
+
 def open_input(values: Mapping[str, Any], seed: int) -> TraceInput:
     """The trace that a configuration's `trace` section names.
 
@@ -145,6 +180,8 @@ def open_input(values: Mapping[str, Any], seed: int) -> TraceInput:
     """
     params = {key: value for key, value in values.items() if key != "source"}
     source = values.get("source")
+    if "seed" in params:
+        raise UsageError("trace.seed: unknown key; a trace is drawn with the run's seed (seed=N)")
     if source == "file":
         return _open_file(params, seed)
     if source not in GENERATORS:

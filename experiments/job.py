@@ -12,7 +12,7 @@ from tokencake.engine import install
 from tokencake.engine.config import LiveConfig
 from tokencake.engine.run import check, check_live, run_live, run_virtual
 from tokencake.experiments.errors import UsageError
-from tokencake.experiments.inputs import TraceInput, open_input
+from tokencake.experiments.inputs import TraceInput, check_arrivals, open_input
 from tokencake.experiments.labels import policy_name
 from tokencake.experiments.notes import notes
 from tokencake.experiments.progress import progress
@@ -20,6 +20,7 @@ from tokencake.experiments.results import Table, check_free, replacing, write_ru
 from tokencake.experiments.settings import HARDWARE_DEFAULTS, profile_of, sim_config
 from tokencake.experiments.settings import build as build_settings
 from tokencake.experiments.timeline import build, tool_spans
+from tokencake.experiments.words import counted
 from tokencake.policies import registry
 from tokencake.policies.answers import BrokenRuleError
 from tokencake.policies.api import Policy
@@ -69,7 +70,7 @@ class Job:
         label = f"{policy_name(self.config['policy'])} on {self.trace.name}"
         load = os.getloadavg()[0]
         policy = self.policy()
-        with progress(label, "programs") as report:
+        with progress(label, "program") as report:
             try:
                 result = self.host(self.trace, self.sim, policy, progress=report)
             except HookError as error:
@@ -95,7 +96,7 @@ class Job:
                 measured={"steps": result.steps, "copies": result.copies},
             )
         for rule, times in self.trace.notes.items():
-            print(f"{self.trace.name}: {rule} ({times} times)", file=sys.stderr)
+            print(f"{self.trace.name}: {rule} ({counted(times, 'time')})", file=sys.stderr)
         for note in notes(policy, policy_name(self.config["policy"]), self.sim, summary):
             print(f"{label}: {note}", file=sys.stderr)
         print(_report(label, summary, out))
@@ -147,14 +148,19 @@ def prepare(config: Mapping[str, Any], overrides: Iterable[str] = ()) -> Job:
     profile = profile_of(config)
     sim = sim_config(config, profile)
     replay = _host(host, sim, build_settings(LiveConfig, config["live"], "live"))
-    if config["trace"].get("arrivals") == "closed" and not sim.workload.concurrency:
-        raise UsageError("workload.concurrency must be > 0 with trace.arrivals=closed, got 0")
+    typed = tuple(overrides)
+    check_arrivals(config["trace"], sim.workload.concurrency, {_key(word) for word in typed})
     trace = open_input(config["trace"], sim.seed)
     # The size of the CPU tier as it was given: in blocks, or in GiB, from which the blocks follow.
     given = {"cpu_gib": config["engine"]["cpu_gib"] if config["engine"]["cpu_blocks"] is None else None}
     resolved = dict(config) | {"engine": asdict(sim.engine) | given, "link": asdict(sim.link)}
-    typed = tuple(word for word in overrides if word.lstrip("+").partition("=")[0] not in _NOT_TYPED)
-    return Job(resolved, typed, trace, sim, policy, replay, Path(str(out)) if out is not None else None)
+    kept = tuple(word for word in typed if _key(word) not in _NOT_TYPED)
+    return Job(resolved, kept, trace, sim, policy, replay, Path(str(out)) if out is not None else None)
+
+
+def _key(word: str) -> str:
+    """What an override sets."""
+    return word.lstrip("+").partition("=")[0]
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
@@ -194,10 +200,12 @@ def _policy(values: Mapping[str, Any]) -> Callable[[], Policy]:
 
 
 def _report(label: str, summary: Mapping[str, Any], out: Path) -> str:
+    if not summary["programs"]:
+        return f"{label}: the trace holds no program -> {out}"
     if summary["refused_programs"] == summary["programs"]:
         return f"{label}: no program could run -> {out}"
     latency = summary["program_latency_s"]
-    preemptions = f"{summary['preemptions']} preemption{'s' * (summary['preemptions'] != 1)}"
+    preemptions = counted(summary["preemptions"], "preemption")
     return (
         f"{label}: mean latency {latency['mean']:.1f} s, p95 {latency['p95']:.1f} s, "
         f"makespan {summary['makespan_s']:.1f} s, {preemptions} -> {out}"

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tokencake.experiments.words import counted
 from tokencake.policies.answers import HOOKS
 from tokencake.policies.api import Policy, overrides
 from tokencake.policies.compose import Compose
 from tokencake.policies.guard import is_outside
+from tokencake.policies.misspelt import misspelt_hooks
 from tokencake.sim.config import SimConfig
 
 _RECORDED = {"not_as_recorded": "steps", "copies_not_as_recorded": "copies"}
@@ -25,11 +27,12 @@ def notes(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any])
     if isinstance(policy, Compose):
         yield from policy.advice
     if summary["refused_calls"]:
-        refused = f"{summary['refused_calls']} calls in {summary['refused_programs']} programs refused"
-        yield f"{refused}: longer than the model or the memory allows; they are in no latency"
+        calls, programs = counted(summary["refused_calls"], "call"), counted(summary["refused_programs"], "program")
+        yield f"{calls} in {programs} refused: longer than the model or the memory allows; they are in no latency"
     for what, number in summary["outside_measured_range"].items():
         if number and what in _RECORDED:
-            yield f"{number} {_RECORDED[what]} are not those of the recording; they took what the hardware profile says"
+            rule = "they took what the hardware profile says"
+            yield f"{_RECORDED[what]} that are not those of the recording: {number}; {rule}"
         elif number:
             share = f"{number} of {summary['steps']} steps"
             yield f"{share} beyond what the hardware profile was measured for ({what}); extrapolated"
@@ -39,6 +42,8 @@ def _inert(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any]
     """A policy that could not do what it is for."""
     if is_outside(type(policy)) and not any(overrides(policy, hook) for hook in HOOKS):
         yield f"{name} overrides no hook ({', '.join(HOOKS)}), so this is stock vLLM"
+    if is_outside(type(policy)):
+        yield from (f"{name}: {told}" for told in misspelt_hooks(type(policy)))
     if sim.log_decisions and not any(overrides(policy, hook) for hook in HOOKS):
         yield f"{name} leaves every decision to the engine: the decision log holds preemptions only"
     copies = overrides(policy, "store") or policy.offloads or summary["events"].get("offload_without_tier")

@@ -9,12 +9,15 @@ give as about 1.5 %.
 
 from __future__ import annotations
 
+import math
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
 from tokencake.experiments.a800 import setting
+from tokencake.experiments.arguments import Parser, exit_code
 from tokencake.experiments.metrics import relative_change
 from tokencake.policies.tokencake_upstream import Mode, TokencakeUpstream
 from tokencake.sim.config import SimConfig
@@ -179,6 +182,33 @@ def _text(value: float) -> str:
     return f"{value:.1f}" if value >= 100 else f"{value:.3g}"
 
 
-if __name__ == "__main__":
-    played = play(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0)
+def run(words: Sequence[str] | None = None) -> None:
+    """Print the tables.
+
+    Raises:
+        UsageError: a word that is no argument.
+    """
+    parser = Parser(prog="python -m tokencake.experiments.official_matrix", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "scatter",
+        type=_scatter,
+        nargs="?",
+        default=0.0,
+        help="by which part of itself a step's time scatters; default: 0",
+    )
+    played = play(parser.parse_args(words).scatter)
     print(table(played), changes(played), sep="\n\n")
+
+
+def _scatter(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"must be from 0 to 1, got {word}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run))

@@ -11,6 +11,7 @@ from tokencake.experiments.timeline import Columns, tool_spans
 from tokencake.policies.api import Event, EventKind, Policy, View
 from tokencake.sim.config import SimConfig
 from tokencake.sim.run import simulate
+from tokencake.traces.percentiles import percentile
 from tokencake.traces.schema import Program, ToolNode
 
 PARTS: Final = ("queue", "queue again", "loads", "prefill", "decode", "tools")
@@ -77,9 +78,8 @@ def play(programs: Sequence[Program], config: SimConfig, policy: Policy) -> Outc
 
 
 def p90_tool_s(programs: Iterable[Program]) -> float:
-    """90th percentile of tool durations in seconds (the order statistic below it)."""
-    durations = sorted(n.duration_s for p in programs for n in p.nodes if isinstance(n, ToolNode))
-    return durations[int(0.9 * (len(durations) - 1))]
+    """90th percentile of tool durations in seconds."""
+    return percentile(sorted(n.duration_s for p in programs for n in p.nodes if isinstance(n, ToolNode)), 90)
 
 
 class _Absences:

@@ -1,6 +1,7 @@
 """The words after `tokencake run`, made into Hydra overrides, and Hydra's complaints made into one line."""
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,25 @@ _SET_BY_GROUP = ("policy.name", "trace.source")
 _LISTED_BY = {"policy": "tokencake policies", "hardware": "tokencake hardware"}
 _FILE_OF = {"trace": "trace.path", "hardware": "hardware.profile"}
 _FILES = (".yaml", ".yml", ".csv", ".json", ".jsonl", ".gz", ".zst")
-_CONFIG_DIR = ("--config-dir", "-cd")
-_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
+_MULTIRUN, _CONFIG_DIR, _CFG, _PACKAGE, _INFO = "--multirun", "--config-dir", "--cfg", "--package", "--info"
+_ALONE = ("--help", "--hydra-help", "--resolve", "--shell-completion")
+_FLAGS = (_MULTIRUN, _CONFIG_DIR, _CFG, _PACKAGE, _INFO, *_ALONE)
+_SHORT = {
+    "-m": _MULTIRUN,
+    "-cd": _CONFIG_DIR,
+    "-c": _CFG,
+    "-p": _PACKAGE,
+    "-i": _INFO,
+    "-h": "--help",
+    "-sc": "--shell-completion",
+}
+_PARTS_OF_CFG = ("job", "hydra", "all")
+_KINDS_OF_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# Keys that are looked for where they cannot be set.
+_ELSEWHERE = {
+    "trace.path": "a file is read where trace= names no generator; leave one of the two out",
+    "trace.seed": "a trace is drawn with the run's seed (seed=N)",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +47,7 @@ class Command:
     """What was typed, sorted.
 
     Attributes:
-        flags: options for Hydra, such as `--cfg job`.
+        flags: options for Hydra that say something and run nothing, such as `--cfg job`.
         overrides: `key=value` words.
         multirun: whether `-m` was among them.
     """
@@ -43,26 +61,46 @@ def sort_words(words: Sequence[str]) -> Command:
     """Tell flags from overrides and repair what can be repaired.
 
     Raises:
-        UsageError: a word that is neither.
+        UsageError: a word that is neither, or a flag without the value that it needs.
     """
     flags: list[str] = []
     overrides: list[str] = []
     multirun = False
-    rest = iter(words)
-    for word in rest:
-        if word in ("-m", "--multirun"):
-            multirun = True
-        elif word in _CONFIG_DIR:
-            overrides.append(_search_path(next(rest, "")))
-        elif word in _FLAGS_WITH_VALUE:
-            flags += [word, *([value] if (value := next(rest, None)) is not None else [])]
-        elif word.startswith("-"):
-            flags.append(word)
+    left = deque(words)
+    while left:
+        word = left.popleft()
+        if word.startswith("-"):
+            flag, joined, value = word.partition("=")
+            if joined:  # --flag=value is --flag value
+                left.appendleft(value)
+            flag = _SHORT.get(flag, flag)
+            if flag == _MULTIRUN:
+                multirun = True
+            elif flag == _CONFIG_DIR:
+                overrides.append(_search_path(left.popleft() if left else ""))
+            else:
+                flags += _informing(flag, left)
         elif "=" in word or word.startswith("~"):
             overrides.append(_repaired(word))
         else:
             raise UsageError(f"{word!r}: neither a flag nor key=value (try: tokencake run --help)")
     return Command(tuple(flags), tuple(overrides), multirun)
+
+
+def _informing(flag: str, left: deque[str]) -> list[str]:
+    """A flag of Hydra's that runs nothing, with its value, which is taken from the words that are left."""
+    if flag not in _FLAGS:
+        raise UsageError(f"{flag}: not a flag of tokencake run; {did_you_mean(flag, _FLAGS)}")
+    if flag in _ALONE:
+        return [flag]
+    if flag == _INFO:
+        return [flag, left.popleft() if left and left[0] in _KINDS_OF_INFO else _KINDS_OF_INFO[0]]
+    value = left.popleft() if left else ""
+    if flag == _CFG and value not in _PARTS_OF_CFG:
+        raise UsageError(f"{flag}: must be one of {', '.join(_PARTS_OF_CFG)}, got {value!r}")
+    if not value:
+        raise UsageError(f"{flag}: needs a value")
+    return [flag, value]
 
 
 def _search_path(directory: str) -> str:
@@ -148,7 +186,8 @@ def explain(error: HydraException, keys: Iterable[str]) -> UsageError:
     if match := re.search(r"Could not override '([^']+)'", text):
         cause = one_line(str(error.__cause__ or ""))
         if "not in struct" in cause or not cause:
-            return UsageError(f"{match[1]}: unknown key; {_closest(match[1], keys)}")
+            hint = _ELSEWHERE.get(match[1]) or _closest(match[1], keys)
+            return UsageError(f"{match[1]}: unknown key; {hint}")
         return UsageError(f"{match[1]}: {cause.split(' full_key:')[0]}")
     if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
         hint = "; install tokencake[launchers]" if match[1].startswith("hydra/launcher") else ""

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tokencake.experiments.words import counted
+
 Report = Callable[[int], None]
 _EVERY_S = 10.0  # seconds between two plain lines
 
@@ -19,7 +21,7 @@ def progress(label: str, unit: str) -> Iterator[Report]:
     if not console.is_terminal:
         yield _plain(label, unit)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TextColumn(unit))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TextColumn(f"{unit}s"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done: bar.update(task, completed=done)
@@ -33,6 +35,6 @@ def _plain(label: str, unit: str) -> Report:
         now = time.monotonic()
         if now - last >= _EVERY_S:
             last = now
-            print(f"{label}: {done} {unit} done", file=sys.stderr, flush=True)
+            print(f"{label}: {counted(done, unit)} done", file=sys.stderr, flush=True)
 
     return report

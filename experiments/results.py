@@ -26,10 +26,12 @@ import zstandard
 
 from tokencake.experiments.columns import MEASURED, TABLES
 from tokencake.experiments.errors import UsageError
+from tokencake.traces.files import umask
 
 SUMMARY = "summary.json"
 OVERRIDES = "overrides.yaml"
 SWEEP = "sweep.json"
+_NAMED = 3  # runs that a line names
 
 
 class Table(Protocol):
@@ -72,7 +74,7 @@ def replacing(out: Path, overwrite: bool = False) -> Iterator[Path]:
         raise UsageError(f"out={out}: cannot be written: {error.strerror or error}") from error
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask())
         check_free(out, overwrite)
         if out.is_dir():
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=parent))
@@ -83,12 +85,6 @@ def replacing(out: Path, overwrite: bool = False) -> Iterator[Path]:
             temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def to_arrow(name: str, table: Table) -> pa.Table:
@@ -182,6 +178,11 @@ class Run:
             raise UsageError(f"{self.path / SUMMARY}: not a JSON object")
         return loaded
 
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """The summary without the seed: equal for runs that went the same way."""
+        return {key: value for key, value in self.summary.items() if key != "seed"}
+
     @cached_property
     def timing(self) -> dict[str, Any]:
         """`timing.json`; empty where there is none."""
@@ -232,8 +233,8 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path}: no such directory")
-        here = [p.parent for p in path.rglob(SUMMARY) if not _hidden(p.relative_to(path))]
-        jobs = {path / job: i for i, job in enumerate(_jobs(path / SWEEP))}
+        here = finished(path)
+        jobs = {path / job: i for i, job in enumerate(jobs_of(path))}
         here.sort(key=lambda p: (jobs.get(p, len(jobs)), p))
         if not here:
             raise UsageError(f"{path}: holds no run ({SUMMARY} not found)")
@@ -241,7 +242,36 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     return found
 
 
-def _jobs(sweep: Path) -> list[str]:
+def complete(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
+    """The runs that went to their end, and what to say of the others: the numbers of those are of what had finished.
+
+    Raises:
+        UsageError: none went to its end.
+    """
+    given = list(runs)
+    whole = [run for run in given if not run.summary.get("interrupted")]
+    if len(whole) == len(given):
+        return whole, []
+    cut = list(dict.fromkeys(str(run.path) for run in given if run.summary.get("interrupted")))
+    more = f" and {len(cut) - _NAMED} more" if len(cut) > _NAMED else ""
+    said = f"{', '.join(cut[:_NAMED])}{more} {'was' if len(cut) == 1 else 'were'} interrupted"
+    if not whole:
+        raise UsageError(f"{said}: no run that went to its end")
+    return whole, [f"left out: {said}"]
+
+
+def finished(path: Path) -> list[Path]:
+    """Directories of the runs at or below a path; those under way are hidden."""
+    return [p.parent for p in path.rglob(SUMMARY) if not _hidden(p.relative_to(path))]
+
+
+def jobs_of(directory: Path) -> list[str]:
+    """Names of a sweep's jobs, in order; none if the directory is no sweep's.
+
+    Raises:
+        UsageError: its list of jobs cannot be read.
+    """
+    sweep = directory / SWEEP
     try:
         return [str(job) for job in json.loads(sweep.read_text(encoding="utf-8"))["jobs"]] if sweep.is_file() else []
     except (OSError, ValueError, KeyError, TypeError) as error:

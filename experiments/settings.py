@@ -135,6 +135,8 @@ def _latency(hardware: Mapping[str, Any], profile: HardwareProfile) -> tuple[Lat
     model = profile.latency_model()
     recorded, jitter = hardware["recorded"], _typed(hardware["jitter"], float, "hardware.jitter")
     draw = _typed(hardware["draw"], int, "hardware.draw")
+    if draw and not jitter:
+        raise UsageError(f"hardware.draw: must be 0 without hardware.jitter, got {draw}: its runs would all be equal")
     if recorded is not None:
         if jitter:
             raise UsageError(f"hardware.jitter: must be 0 with hardware.recorded, got {jitter}")

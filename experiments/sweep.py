@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 from tokencake.experiments import tables
 from tokencake.experiments.comparison import collect
 from tokencake.experiments.errors import UsageError, one_line
-from tokencake.experiments.results import SUMMARY, SWEEP, check_free, find_runs
+from tokencake.experiments.results import SWEEP, check_free, find_runs, finished
+from tokencake.experiments.words import counted
 
 _FAILED = ".failed"
 
@@ -38,7 +40,8 @@ class Sweep:
 def sweeping(out: Path, sweep: Sweep) -> Iterator[None]:
     """Make the sweep's directory for the time its jobs run.
 
-    When a job fails, finished jobs are kept, unless there are none or an earlier sweep stood here: that one comes back.
+    When it ends early, by a job that failed or by the user, finished jobs are kept, also in place of an earlier
+    sweep. If there are none, everything is as it was. The error says which.
     """
     check_free(out, sweep.overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,15 +54,30 @@ def sweeping(out: Path, sweep: Sweep) -> Iterator[None]:
             json.dumps({"jobs": sweep.jobs, "choices": sweep.choices}, indent=1) + "\n", encoding="utf-8"
         )
         yield
+    except (UsageError, KeyboardInterrupt) as error:
+        what = _left(out, aside, sweep)
+        raise type(error)("; ".join(filter(None, (str(error), what)))) from error
     except BaseException:
-        if aside is not None or not any(out.rglob(SUMMARY)):
-            shutil.rmtree(out, ignore_errors=True)
-        if aside is not None:
-            (aside / out.name).rename(out)
+        _left(out, aside, sweep)
         raise
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _left(out: Path, aside: Path | None, sweep: Sweep) -> str:
+    """Keep what finished of a sweep that ended early, or put back what it replaced; returns which, for its user."""
+    done = len(finished(out))
+    if done:
+        for note in out.glob(f".*{_FAILED}"):
+            note.unlink()
+        before = ", in place of the earlier sweep" if aside is not None else ""
+        return f"what finished ({done} of {len(sweep.jobs)}) is in {out}{before}"
+    shutil.rmtree(out, ignore_errors=True)
+    if aside is None:
+        return ""
+    (aside / out.name).rename(out)
+    return f"no job finished, so {out} is the earlier sweep"
 
 
 def note_failure(out: Path, job: str, error: Exception) -> None:
@@ -92,6 +110,8 @@ def raise_failures(out: Path, sweep: Sweep) -> None:
 def finish(out: Path) -> None:
     """Write `sweep.csv`, `sweep.md` and `paired.csv` over the jobs, print the table, say where everything is."""
     comparison = collect(find_runs([out]))
+    for note in comparison.notes:
+        print(f"tokencake run: {note}", file=sys.stderr)
     tables.save(comparison, out, name="sweep")
     tables.show(comparison)
-    print(f"{len(comparison.runs)} runs: {out} (sweep.csv, sweep.md); figures: tokencake plot {out}")
+    print(f"{counted(len(comparison.runs), 'run')}: {out} (sweep.csv, sweep.md); figures: tokencake plot {out}")

@@ -6,9 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from tokencake.experiments.comparison import Comparison, aggregate, paired
+from tokencake.experiments.comparison import Comparison, aggregate, all_equal, paired
 from tokencake.experiments.keys import shortened, title
 from tokencake.experiments.printing import print_table
+from tokencake.experiments.words import counted
+
+FILES = ("table.csv", "table.md", "paired.csv")
+"""What `save` writes by default; the last one only where there are two policies."""
 
 # Heading, metric, number format.
 _SHOWN = (
@@ -66,11 +70,11 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]], int]:
 
 
 def _versus(comparison: Comparison) -> dict[tuple[Any, ...], str]:
-    """Change of the mean latency against the first policy, seed by seed; empty with one policy or one seed."""
-    if len(comparison.policies) < 2 or not (comparison.frame.groupby("series").size() > 1).any():
-        return {}
+    """Change of the mean latency against the first policy, seed by seed; empty with one policy."""
     cells = {}
     for _, row in paired(comparison, ("latency_mean_s",)).iterrows():
+        if math.isnan(row["relative"]):  # nothing to compare with: no program ended
+            continue
         half = 100 * (row["relative_high"] - row["relative_low"]) / 2
         key = (row["policy"], *(row[key] for key in comparison.keys))
         cells[key] = f"{100 * row['relative']:+.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
@@ -79,14 +83,21 @@ def _versus(comparison: Comparison) -> dict[tuple[Any, ...], str]:
 
 def caption(comparison: Comparison) -> str:
     """What the numbers are means of."""
-    seeds = comparison.frame.groupby(["policy", *comparison.keys], dropna=False).size()
+    seeds = aggregate(comparison)["seeds"]
     count = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     what = "One seed each: no intervals."
     if seeds.max() > 1:
         what = f"Mean ± half of the 95 % t interval over {count} seeds."
     if _versus(comparison):
         what += f" vs {comparison.policies[0]}: change of the mean latency on the same seeds; negative is faster."
-    return f"{what} {_refused(comparison)}"
+    return " ".join([what, *_same(comparison), _refused(comparison)])
+
+
+def _same(comparison: Comparison) -> list[str]:
+    """Which policies did not care for the seed, so that their runs are one."""
+    groups = comparison.frame.groupby(["policy", *comparison.keys], dropna=False, sort=False)
+    same = dict.fromkeys(str(group["policy"].iloc[0]) for _, group in groups if all_equal(comparison, group))
+    return [f"Runs of {', '.join(same)} are equal whatever the seed: they count as one."] if same else []
 
 
 def _refused(comparison: Comparison) -> str:
@@ -94,7 +105,11 @@ def _refused(comparison: Comparison) -> str:
     pairs = sorted({(run.summary["refused_calls"], run.summary["refused_programs"]) for run in comparison.runs})
     if not any(calls for calls, _ in pairs):
         return "No call was refused."
-    return "Refused: " + ", or ".join(f"{calls} calls in {programs} programs" for calls, programs in pairs) + " a run."
+    return (
+        "Refused: "
+        + ", or ".join(f"{counted(calls, 'call')} in {counted(programs, 'program')}" for calls, programs in pairs)
+        + " a run."
+    )
 
 
 def markdown(comparison: Comparison) -> str:

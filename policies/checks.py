@@ -13,6 +13,7 @@ A host is anything with :meth:`Host.run`; the simulator's is :func:`tokencake.si
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,7 @@ from typing import Protocol
 from tokencake.policies import api
 from tokencake.policies.answers import wrong_attribute
 from tokencake.policies.api import Event, EventKind, Policy, Trigger
+from tokencake.policies.misspelt import misspelt_hooks
 from tokencake.policies.watched import Watched
 
 
@@ -62,7 +64,7 @@ MakeHost = Callable[[], Host]
 
 
 def check_policy(make_policy: MakePolicy, make_host: MakeHost) -> None:
-    """Run every check of :data:`CHECKS`.
+    """Run every check of :data:`CHECKS`; warn of methods whose names are nearly those of hooks.
 
     Args:
         make_policy: Makes a fresh policy; a class without required parameters will do.
@@ -71,6 +73,9 @@ def check_policy(make_policy: MakePolicy, make_host: MakeHost) -> None:
     Raises:
         AssertionError: The policy broke a rule; the message names it.
     """
+    policy = make_policy()
+    for told in misspelt_hooks(type(policy)):
+        warnings.warn(f"{type(policy).__name__}: {told}", stacklevel=2)
     for check in CHECKS:
         check(make_policy, make_host)
 

@@ -137,7 +137,7 @@ def _replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
             yield raw
             raw.flush()
             os.fsync(raw.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         _refuse(path, overwrite)  # it may have come while we wrote
         temporary.replace(path)
     finally:
@@ -220,7 +220,8 @@ class _Kept(io.RawIOBase):
         return self._raw.write(data)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Permissions that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

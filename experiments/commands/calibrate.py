@@ -18,6 +18,7 @@ from tokencake.experiments.errors import UsageError
 from tokencake.experiments.progress import progress
 from tokencake.sim.latency.hardware import HardwareProfile
 from tokencake.sim.latency.profiles import ProfileError, parse_profile
+from tokencake.traces.files import writing
 
 if TYPE_CHECKING:
     from tokencake.engine.calibrate import Calibration
@@ -47,9 +48,7 @@ def run(words: Sequence[str]) -> None:
         profile = parse_profile(data, chosen.out)
     except ProfileError as error:
         raise UsageError(f"{error}; calibrate longer (--seconds)") from error
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(_steps(calibration), raw, compression="zstd")
-    chosen.out.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    _write(chosen.out, data, raw, _steps(calibration), overwrite=chosen.overwrite)
     _report(chosen.out, raw, profile, calibration)
 
 
@@ -93,6 +92,19 @@ def _check(chosen: Any, raw: Path) -> None:
             raise UsageError(f"--{name.replace('_', '-')}: must be > 0, got {getattr(chosen, name)}")
 
 
+def _write(out: Path, data: dict[str, Any], raw: Path, steps: pa.Table, *, overwrite: bool) -> None:
+    """Write both files, then put both in place: a profile that is there is whole, and so are its steps."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(steps, buffer, compression="zstd")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written: {error.strerror}") from error
+    with writing(out, overwrite=overwrite) as profile, writing(raw, overwrite=overwrite) as table:
+        table.write(buffer.getvalue())
+        profile.write(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode())
+
+
 def _limits(chosen: Any, model: Model) -> "Limits":
     from tokencake.engine.runtime import Limits
 
@@ -114,7 +126,7 @@ def _measure(chosen: Any, model: Model, limits: "Limits") -> "Calibration":
         raise UsageError(str(error)) from error
     try:
         clock = chosen.clock or ("cpu" if runtime.on_cpu else "wall")
-        with progress(f"{model.shape.name}, {chosen.seconds:g} s", "steps") as report:
+        with progress(f"{model.shape.name}, {chosen.seconds:g} s", "step") as report:
             return calibrate(runtime, seconds=chosen.seconds, seed=chosen.seed, clock=clock, progress=report)
     except TooShortError as error:
         raise UsageError(f"--seconds {chosen.seconds:g}: {error}; calibrate longer") from error

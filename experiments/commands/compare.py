@@ -1,6 +1,7 @@
 """`tokencake compare`: simulator against engine, or run against run."""
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +16,12 @@ from tokencake.experiments.plots.agreement import agreement
 from tokencake.experiments.plots.style import paper_style, save
 from tokencake.experiments.printing import print_table
 from tokencake.experiments.ranking import Ranking, rankings
-from tokencake.experiments.results import Run, find_runs
+from tokencake.experiments.renewing import renewing
+from tokencake.experiments.results import Run, complete, find_runs
 
 _FORMATS = ("png", "pdf", "svg")
+_TABLES = ("compare.csv", "compare.md")
+_FIGURE = "predicted_measured"
 # Heading and metric of the Markdown table; the CSV file has more.
 _SHOWN = (
     ("mean", "program_latency_mean_s"),
@@ -42,28 +46,30 @@ def run(words: Sequence[str]) -> None:
     """Compare, write `compare.csv`, `compare.md` and a figure, print the table.
 
     Raises:
-        UsageError: nothing can be compared, or the output cannot be written.
+        UsageError: nothing can be compared, or the output cannot be written or is there already.
     """
     chosen = _parser().parse_args(words)
     if len(chosen.directories) < 2:
         raise UsageError("two or more run or sweep directories are needed (try: tokencake compare --help)")
-    pairs = pair_up([find_runs([path]) for path in chosen.directories], chosen.measured)
+    found = [complete(find_runs([path])) for path in chosen.directories]
+    pairs = pair_up([runs for runs, _ in found], chosen.measured)
+    for note in dict.fromkeys(note for _, notes in found for note in notes):
+        print(f"tokencake compare: {note}", file=sys.stderr)
     rows = compare(pairs)
     ranks = rankings(pairs)
-    out = chosen.out or chosen.directories[0] / "compare"
     head, body = _cells(pairs, rows, _SHOWN)
     notes = _notes(pairs, rows, ranks)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(map(asdict, rows)).to_csv(out / "compare.csv", index=False, lineterminator="\n")
-        (out / "compare.md").write_text(_markdown(head, body, notes), encoding="utf-8")
+    formats = tuple(dict.fromkeys(chosen.format or ("png", "pdf")))
+    ours = [*_TABLES, *(f"{_FIGURE}.{kind}" for kind in formats)]
+    out = chosen.out or chosen.directories[0] / "compare"
+    with renewing(out, ours, replace=chosen.overwrite or chosen.out is None) as folder:
+        pd.DataFrame(map(asdict, rows)).to_csv(folder / _TABLES[0], index=False, lineterminator="\n")
+        (folder / _TABLES[1]).write_text(_markdown(head, body, notes), encoding="utf-8")
         with paper_style():
-            written = save(agreement(pairs), out / "predicted_measured", chosen.format or ("png", "pdf"))
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
+            save(agreement(pairs), folder / _FIGURE, formats)
     _show(*_cells(pairs, rows, [column for column in _SHOWN if column[0] not in _LEFT_OUT]), notes)
-    for path in (out / "compare.csv", out / "compare.md", *written):
-        print(f"  {path}")
+    for name in ours:
+        print(f"  {out / name}")
 
 
 def _parser() -> Parser:
@@ -76,6 +82,7 @@ def _parser() -> Parser:
     parser.add_argument("directories", nargs="*", type=Path, metavar="RUN_OR_SWEEP_DIR")
     parser.add_argument("--measured", metavar="HOST", help="host whose runs are the reference: live, virtual or sim")
     parser.add_argument("--out", type=Path, help="where to write (default: compare/ in the first directory)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in the directory given by --out")
     parser.add_argument("--format", action="append", choices=_FORMATS, help="may be repeated; default: png and pdf")
     return parser
 

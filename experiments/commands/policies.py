@@ -12,6 +12,8 @@ from tokencake.policies import registry
 from tokencake.policies.hints import did_you_mean
 from tokencake.policies.pages import pages
 
+_CUSTOM = "policy=custom policy.target=module:Class policy.params.x=1"
+
 
 def run(words: Sequence[str]) -> None:
     """List the policies, describe one with its parameters, or write their pages.
@@ -31,13 +33,17 @@ def run(words: Sequence[str]) -> None:
         table = Table("policy", "what it does", box=None, pad_edge=False)
         for known in registry.names():
             table.add_row(known, _plain(registry.describe(known).summary))
-        table.add_row("custom", "your own class: policy=custom policy.target=module:Class policy.params.x=1")
+        table.add_row(registry.CUSTOM, f"your own class: {_CUSTOM}")
         table.add_row(
             "compose", "decision points of several: policy=compose policy.order=autellix policy.place=continuum"
         )
         Console().print(table)
         return
-    known_names = (*registry.names(), registry.COMPOSE)
+    if name == registry.CUSTOM:
+        print(f"custom: your own class: {_CUSTOM}")
+        print("  how to write one: docs/policy-howto.md")
+        return
+    known_names = (*registry.names(), registry.COMPOSE, registry.CUSTOM)
     if name not in known_names:
         hint = did_you_mean(name, known_names, "tokencake policies")
         raise UsageError(f"unknown policy {name!r}; {hint}")

@@ -10,6 +10,7 @@ import yaml
 from tokencake.experiments.arguments import Parser
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.inputs import make_generator
+from tokencake.experiments.words import counted
 from tokencake.policies.hints import did_you_mean
 from tokencake.traces.generators import GENERATORS
 from tokencake.traces.importers import IMPORTERS, detect_and_import, import_any
@@ -49,9 +50,10 @@ def _add_output(command: Any) -> None:
 
 def _import(chosen: Any) -> None:
     report = import_any(chosen.source, chosen.out, overwrite=chosen.overwrite)
-    print(f"{chosen.out}: {report['programs']} programs, {report['calls']} calls from {report['source']}")
+    programs, calls = counted(report["programs"], "program"), counted(report["calls"], "call")
+    print(f"{chosen.out}: {programs}, {calls} from {report['source']}")
     for rule, times in report["rules"].items():
-        print(f"  {rule}: {times} times")
+        print(f"  {rule}: {counted(times, 'time')}")
 
 
 def _generate(chosen: Any) -> None:
@@ -60,7 +62,7 @@ def _generate(chosen: Any) -> None:
         raise UsageError(f"unknown generator {chosen.generator!r}; {hint}")
     generator = make_generator(chosen.generator, _params(chosen.params), where=chosen.generator)
     count = write_trace(chosen.out, generator.header(), generator.programs(), overwrite=chosen.overwrite)
-    print(f"{chosen.out}: {count} programs")
+    print(f"{chosen.out}: {counted(count, 'program')}")
 
 
 def _params(words: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from tokencake.experiments.comparison import Comparison, samples
 from tokencake.experiments.metrics import Interval, mean_interval, relative_change
 from tokencake.experiments.plots.latency_cdf import load_title
-from tokencake.experiments.plots.style import PAGE_IN, colour, new_figure
+from tokencake.experiments.plots.style import PAGE_IN, colour, folded, lines, new_figure
 from tokencake.policies.pages import BOUNDS
 
 _RATIOS = (("latency_mean_s", "mean latency"), ("latency_p95_s", "95th percentile"))
@@ -23,6 +23,7 @@ _PARTS = (
 _FAR = 2.5  # a policy this many times as slow as the first is written at the edge: it would squeeze all others
 _LEAST_REACH = 0.05  # the axis goes at least this far to both sides of 1, or nothing would look like something by zoom
 _ROW_IN = 0.165  # height of a row, in inches
+_NAME, _AXIS = 34, 24  # characters of a line beside and below the axes
 
 
 def by_policy(comparison: Comparison) -> Figure | None:
@@ -48,12 +49,15 @@ def by_policy(comparison: Comparison) -> Figure | None:
     first = ratios[_RATIOS[0][0]]
     order = sorted(groups, key=lambda series: first[series].mean, reverse=True)
     bounds = [comparison.runs[int(groups[s]["run"].iloc[0])].config["policy"]["name"] in BOUNDS for s in order]
-    figure, axes = new_figure(PAGE_IN, 0.85 + _ROW_IN * len(order), columns=3, sharey=True)
+    names = [folded(series, _NAME) for series in order]
+    relative = folded(f"relative to {base}", _AXIS)
+    height = 0.85 + _ROW_IN * (len(order) * max(map(lines, names)) + lines(relative) - 1)
+    figure, axes = new_figure(PAGE_IN, height, columns=3, sharey=True)
     for axis, (metric, title) in zip(axes, _RATIOS, strict=False):
         _dots(axis, [ratios[metric][series] for series in order], bounds)
         axis.set_title(title, loc="left")
-        axis.set_xlabel(f"relative to {base}")
-    axes[0].set_yticks(range(len(order)), order)
+        axis.set_xlabel(relative)
+    axes[0].set_yticks(range(len(order)), names)
     axes[0].set_ylim(-0.7, len(order) - 0.3)
     _seconds(axes[2], [groups[series] for series in order], [first[series].mean > _FAR for series in order])
     handles, labels = axes[2].get_legend_handles_labels()

@@ -79,10 +79,20 @@ def new_figure(
     return figure, [ax for row in axes for ax in row]
 
 
+def folded(text: str, room: int) -> str:
+    """A text in lines of at most so many characters."""
+    return textwrap.fill(text, room, break_on_hyphens=False)
+
+
+def lines(text: str) -> int:
+    """How many lines a text has."""
+    return text.count("\n") + 1
+
+
 def legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, title: str = "") -> None:
     """A legend above the axes in as many columns as its labels leave room for."""
     room = int(figure.get_figwidth() * _CHARACTERS_PER_IN)
-    texts = [textwrap.fill(label, room - _HANDLE, break_on_hyphens=False) for label in labels]
+    texts = [folded(label, room - _HANDLE) for label in labels]
     longest = max((len(line) for text in texts for line in text.split("\n")), default=1)
     columns = max(1, min(_MOST_COLUMNS, room // (longest + _HANDLE)))
     rows = -(-len(texts) // columns)
@@ -96,7 +106,7 @@ def panel_title(axes: Axes, text: str, columns: int) -> None:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     room = int(figure.get_figwidth() / columns * _CHARACTERS_PER_IN) - _HANDLE
-    axes.set_title(textwrap.fill(text, max(room, 12), break_on_hyphens=False), loc="left")
+    axes.set_title(folded(text, max(room, 12)), loc="left")
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:

@@ -59,7 +59,8 @@ def fake_run(tmp_path):
     """Write a run directory: fake_run(name, policy, qps, seed) -> path."""
 
     def write(name, policy="vllm", qps=0.5, seed=0, params=None, overrides=(), policy_section=None, **config) -> Path:
-        rng = random.Random(f"{policy} {qps} {seed}")
+        repeat = [config.get(section, {}).get(key, 0) for section, key in (("live", "repeat"), ("hardware", "draw"))]
+        rng = random.Random(f"{policy} {qps} {seed} {repeat}")
         slow = {"vllm": 1.0, "vllm-offload": 0.7}.get(policy, 0.9)
         latencies = [slow * (20 + 100 * qps) * rng.uniform(0.6, 1.6) for _ in range(40)]
         full = {
@@ -85,6 +86,18 @@ def fake_run(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def change_summary():
+    """Write other values into the summary of a run directory: change_summary(path, key=value, ...)."""
+
+    def change(path, **values):
+        summary = json.loads((path / "summary.json").read_text())
+        (path / "summary.json").write_text(json.dumps(summary | values))
+        return path
+
+    return change
 
 
 @pytest.fixture

@@ -178,6 +178,37 @@ def test_the_load_of_the_machine_is_no_matter_in_simulated_time(write, tmp_path,
     assert "Load average" not in capsys.readouterr().out
 
 
+def test_a_run_that_was_ended_early_is_left_out(measured_and_predicted, change_summary, tmp_path, capsys):
+    cut = change_summary(tmp_path / "live" / "vllm-0.5-1", interrupted=True)
+    words = ["compare", str(tmp_path / "live"), str(tmp_path / "sim"), "--out", str(tmp_path / "c")]
+    assert main(words) == 0
+    assert capsys.readouterr().err == f"tokencake compare: left out: {cut} was interrupted\n"
+    frame = pd.read_csv(tmp_path / "c" / "compare.csv")
+    latency = frame[frame["metric"] == "program_latency_mean_s"].set_index("policy")
+    assert latency["repeats"].to_dict() == {"vllm": 2, "vllm-priority": 3, "vllm-offload": 3}
+    assert latency.loc["vllm", "measured"] == pytest.approx((10.0 + 9.0) / 2)
+
+
+@pytest.mark.parametrize("command", [["compare"], ["plot", "--no-table"]], ids=lambda words: words[0])
+def test_files_elsewhere_are_replaced_only_if_asked(command, measured_and_predicted, tmp_path, capsys):
+    words = [*command, str(tmp_path / "live"), str(tmp_path / "sim")]
+    for _ in range(2):  # beside the runs they are renewed
+        assert main([*words, "--format=png"]) == 0
+    words += ["--out", str(tmp_path / "c"), "--format=png"]
+    (tmp_path / "c").mkdir()
+    name = {"compare": "compare.md", "plot": "table.md"}[command[0]]
+    (tmp_path / "c" / name).write_text("mine")
+    (tmp_path / "c" / "thesis.tex").write_text("mine")
+    capsys.readouterr()
+    assert main(words) == 2
+    assert f"{name} is there already" in capsys.readouterr().err
+    assert {p.name: p.read_text() for p in (tmp_path / "c").iterdir()} == {name: "mine", "thesis.tex": "mine"}
+    assert main([*words, "--overwrite"]) == 0
+    assert (tmp_path / "c" / name).read_text().startswith("|")
+    assert (tmp_path / "c" / "thesis.tex").read_text() == "mine"
+    assert not [p.name for p in (tmp_path / "c").iterdir() if p.name.startswith(".")]
+
+
 def test_what_cannot_be_compared_is_one_line(write, tmp_path, capsys):
     write("live", "live", "vllm", 1.0)
     write("sim", "sim", "vllm-offload", 1.0)

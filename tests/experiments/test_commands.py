@@ -41,6 +41,7 @@ def test_help_imports_nothing_heavy():
         (["trace", "generate", "code_writer", "out.jsonl", "qps"], "not KEY=VALUE"),
         (["trace", "generate", "code_writer", "out.jsonl", "qpps=1"], "did you mean 'qps'?"),
         (["hardware", "build", "absent", "h100_sxm", "out.yaml"], "config.json"),
+        (["policies", "custm"], "did you mean 'custom'?"),
     ],
 )
 def test_other_commands_refuse_in_one_line(words, said, tmp_path, capsys):
@@ -72,6 +73,11 @@ def test_every_policy_is_described_as_it_is_set(capsys):
     assert "policy.decay=true  (bool)" in out
     assert "policy.info=null" in out
     assert "``" not in out
+
+
+def test_a_policy_of_ones_own_is_described_by_how_it_is_set(capsys):
+    assert main(["policies", "custom"]) == 0
+    assert "policy=custom policy.target=module:Class policy.params.x=1" in capsys.readouterr().out
 
 
 def test_pages_are_written(tmp_path, capsys):

@@ -6,6 +6,7 @@ import pytest
 
 from tokencake.experiments import tables
 from tokencake.experiments.comparison import aggregate, collect, paired
+from tokencake.experiments.errors import UsageError
 from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.results import Run, find_runs
 
@@ -142,6 +143,57 @@ def test_a_copy_with_other_results_is_pointed_out(fake_run, tmp_path):
     summary = runs[1].summary | {"preemptions": 5.0}
     (tmp_path / "b" / "summary.json").write_text(json.dumps(summary))
     assert "results differ" in collect([runs[0], Run(tmp_path / "b")]).notes[0]
+
+
+def test_a_run_that_was_ended_early_is_left_out(fake_run, change_summary):
+    runs = [Run(fake_run(f"r{seed}", seed=seed)) for seed in range(3)]
+    change_summary(runs[1].path, interrupted=True)
+    comparison = collect([Run(run.path) for run in runs])
+    assert comparison.notes == (f"left out: {runs[1].path} was interrupted",)
+    assert aggregate(comparison)["seeds"].tolist() == [2]
+    with pytest.raises(UsageError, match=r"r1 was interrupted: no run that went to its end"):
+        collect([Run(runs[1].path)])
+
+
+def same_whatever_the_seed(fake_run, change_summary, name, policy, latency):
+    spread = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"), latency)
+    keys = ("program_latency_s", "ttft_s", "queue_s", "prefill_s", "decode_s")
+    paths = [fake_run(f"{name}-{seed}", policy, seed=seed) for seed in range(3)]
+    return [Run(change_summary(path, makespan_s=latency, **dict.fromkeys(keys, spread))) for path in paths]
+
+
+def test_equal_runs_of_several_seeds_are_one_sample(fake_run, change_summary):
+    """As on recorded arrivals: the seed changes nothing, so the runs say nothing of scatter."""
+    runs = same_whatever_the_seed(fake_run, change_summary, "a", "vllm", 100.0)
+    runs += same_whatever_the_seed(fake_run, change_summary, "b", "mori", 90.0)
+    comparison = collect(runs)
+    table = aggregate(comparison)
+    assert table["seeds"].tolist() == [1, 1]
+    assert table["latency_mean_s"].tolist() == [100.0, 90.0]
+    assert table["latency_mean_s_low"].isna().all()
+    assert paired(comparison)["seeds"].tolist() == [1, 1, 1]
+    text = tables.markdown(comparison)
+    assert "Runs of vllm, mori are equal whatever the seed: they count as one." in text
+    assert "over" not in text and "±" not in text.replace("Mean ±", "")
+    assert "| mori | 90.0 | -10.0 |" in text
+
+
+def test_a_policy_that_draws_is_paired_with_one_that_does_not(fake_run, change_summary):
+    runs = same_whatever_the_seed(fake_run, change_summary, "a", "vllm", 100.0)
+    runs += [Run(fake_run(f"b-{seed}", "random", seed=seed)) for seed in range(3)]
+    comparison = collect(runs)
+    assert aggregate(comparison)["seeds"].tolist() == [1, 3]
+    differences = paired(comparison)
+    assert differences["seeds"].tolist() == [3, 3, 3]
+    assert (differences["low"] < differences["high"]).all()
+    assert "over 1 to 3 seeds" in tables.caption(comparison)
+
+
+def test_runs_of_one_seed_are_compared_without_an_interval(fake_run):
+    text = tables.markdown(collect([Run(fake_run("a")), Run(fake_run("b", "vllm-offload"))]))
+    head, _, first, second = (line.split(" | ") for line in text.splitlines()[:4])
+    assert head[2] == "vs vllm (%)"
+    assert first[2].strip() == "" and float(second[2]) < 0
 
 
 @pytest.mark.parametrize("which", [lambda i: {"live": {"repeat": i}}, lambda i: {"hardware": {"draw": i}}])

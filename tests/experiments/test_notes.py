@@ -14,6 +14,8 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "mine_to_note.py").write_text(
         "from tokencake.policies.api import Offload, Policy, Trigger\n\n\n"
         "class Misspelt(Policy):\n    def ordr(self, view, waiting):\n        return waiting\n\n\n"
+        "class Half(Policy):\n    def order(self, view, waiting):\n        return waiting\n\n"
+        "    def obsrve(self, event, view):\n        pass\n\n    def orders(self):\n        pass\n\n\n"
         "class Copies(Policy):\n    def place(self, view, trigger, subject):\n"
         "        return [Offload()] if trigger is Trigger.STALL else []\n"
     )
@@ -59,9 +61,21 @@ def test_others_say_nothing(words, capsys):
 
 
 def test_a_policy_that_decides_nothing_says_so(capsys):
-    (line,), out = said(capsys, "policy=custom", "policy.target=mine_to_note:Misspelt")
+    (line, hint), out = said(capsys, "policy=custom", "policy.target=mine_to_note:Misspelt")
     assert "Misspelt overrides no hook" in line and "stock vLLM" in line
+    assert hint.endswith("Misspelt: method ordr is no hook and is never asked; did you mean order?")
     assert out.startswith("Misspelt on demo-4-programs: ")
+
+
+def test_a_hook_that_is_misspelt_beside_another_is_pointed_out(capsys):
+    (line,), _ = said(capsys, "policy=custom", "policy.target=mine_to_note:Half")
+    assert line.endswith("Half: method obsrve is no hook and is never asked; did you mean observe?")
+
+
+def test_when_nothing_can_run_that_is_said(capsys):
+    lines, out = said(capsys, "policy=vllm", "engine.max_model_len=100")
+    assert any("refused: longer than the model or the memory allows" in line for line in lines)
+    assert "no program could run" in out
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from commands import files, refused
+from tokencake.experiments.cli import main
 from tokencake.experiments.comparison import collect
 from tokencake.experiments.plots import draw
 from tokencake.experiments.plots.by_policy import by_policy
 from tokencake.experiments.plots.memory import time_mean
+from tokencake.experiments.plots.style import paper_style
 from tokencake.experiments.results import Run, find_runs
 
 
@@ -67,6 +73,48 @@ def test_one_that_is_far_slower_squeezes_nobody(fake_run):
         assert [text.get_text() for text in axis.texts] == ["130 \N{RIGHTWARDS ARROW}"]
     assert len(figure.axes[2].texts) == 1
     assert figure.axes[2].get_xlim()[1] < 2 * base[:, 2:].sum(axis=1).mean()
+
+
+def test_figures_and_tables_of_other_runs_do_not_stay(fake_sweep, tmp_path):
+    """What the new runs do not have (pairs, loads) would be taken for theirs."""
+    out = tmp_path / "figures"
+    words = ["--no-table", "--format=png", "--out", str(out)]
+    assert main(["plot", str(fake_sweep), *words]) == 0
+    assert {"paired.csv", "latency_load.png"} <= {p.name for p in out.iterdir()}
+    assert main(["plot", str(fake_sweep / "vllm_0.5_0"), *words, "--overwrite"]) == 0
+    assert {p.name for p in out.iterdir()} == {"latency_cdf.png", "kv_memory.png", "table.csv", "table.md"}
+
+
+def test_a_plot_that_fails_leaves_the_older_files_as_they_were(fake_sweep, tmp_path, monkeypatch, capsys):
+    assert main(["plot", str(fake_sweep), "--no-table", "--format=png"]) == 0
+    before = files(fake_sweep / "figures")
+    capsys.readouterr()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tokencake.experiments.tables.save", full)
+    assert "No space left on device" in refused(capsys, "plot", str(fake_sweep / "vllm_0.5_0"), "--no-table")
+    assert not (fake_sweep / "vllm_0.5_0" / "figures").exists()
+    refused(capsys, "plot", str(fake_sweep), "--no-table", "--format=png")
+    assert files(fake_sweep / "figures") == before
+
+
+def test_long_names_do_not_run_into_each_other(fake_run, tmp_path):
+    """A composition as the baseline: no text of the figure lies on another one."""
+    parts = {"order": "autellix", "place": "mine:KeepsEverythingForAVeryLongTime", "store": "vllm-offload"}
+    runs = [
+        Run(fake_run(f"a{seed}", "compose", seed=seed, policy_section={"name": "compose", **parts})) for seed in (0, 1)
+    ]
+    runs += [Run(fake_run(f"b{seed}", seed=seed)) for seed in (0, 1)]
+    with paper_style():
+        figure = by_policy(collect(runs))
+        FigureCanvasAgg(figure).draw()
+    axes = figure.axes[:2]
+    boxes = [axis.xaxis.label.get_window_extent() for axis in figure.axes]
+    boxes += [label.get_window_extent() for label in axes[0].get_yticklabels()]
+    assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 
 @pytest.mark.parametrize("bins", [1, 3, 7, 50])

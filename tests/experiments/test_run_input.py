@@ -46,6 +46,18 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
         (["trace=demo", "workload.calls=sometimes"], "workload.calls"),
         (["trace=demo", "trace.arrivals=closed"], "workload.concurrency must be > 0"),
         (["trace=demo", "trace.arrivals=sometimes"], "arrivals must be one of"),
+        (["trace=demo", "workload.concurrency=2", "trace.qps=0.3"], "trace.qps=0.3: without effect with workload.conc"),
+        (["trace=demo", "workload.concurrency=2", "trace.arrivals=poisson"], "trace.arrivals=poisson: without effect"),
+        (["trace=demo", "workload.concurrency=2", "trace.arrivals=closed", "trace.qps=1"], "trace.qps=1: without eff"),
+        (["+experiment=conversations", "trace.path=x.jsonl", "workload.concurrency=2"], "(trace.arrivals=closed)"),
+        (["trace.path=x.jsonl", "trace.qps=0.5"], "trace.qps=0.5: a file's programs arrive as recorded; add trace.arr"),
+        (["-m", "trace.path=x.jsonl", "trace.qps=0.5,1"], "trace.qps=0.5: a file's programs arrive as recorded"),
+        (["trace=demo", "trace.path=x.jsonl"], "trace.path: unknown key; a file is read where trace= names no generat"),
+        (["trace=demo", "trace.seed=3"], "trace.seed: unknown key; a trace is drawn with the run's seed (seed=N)"),
+        (["trace=demo", "+trace.seed=3"], "trace.seed: unknown key; a trace is drawn with the run's seed (seed=N)"),
+        (["trace.path=x.jsonl", "+trace.seed=3"], "trace.seed: unknown key; a trace is drawn with the run's seed"),
+        (["trace=demo", "hardware.draw=3"], "hardware.draw: must be 0 without hardware.jitter, got 3"),
+        (["-m", "trace=demo", "hardware.draw=range(2)"], "hardware.draw: must be 0 without hardware.jitter, got 1"),
         (["trace=demo", "bounds.infinite_kv=7"], "bounds.infinite_kv: must be bool"),
         (["trace=demo", "seed=one"], "seed: must be int, got 'one'"),
         (["trace=demo", "host=smi"], "did you mean 'sim'?"),
@@ -65,6 +77,16 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
         (["trace=demo", "trace.qps=[1"], "not a valid override"),
         (["trace=demo", "nonsense"], "neither a flag nor key=value"),
         (["--config-dir", "absent", "trace=demo"], "no such directory"),
+        (["--config-dir=absent", "trace=demo"], "--config-dir absent: no such directory"),
+        (["trace=demo", "--config-dir"], "no such directory"),
+        (["trace=demo", "--run"], "--run: not a flag of tokencake run"),
+        (["trace=demo", "--config-name=other"], "--config-name: not a flag of tokencake run"),
+        (["trace=demo", "--config-path", "conf"], "--config-path: not a flag of tokencake run"),
+        (["trace=demo", "--multirn"], "did you mean '--multirun'?"),
+        (["trace=demo", "--cfg", "everything"], "--cfg: must be one of job, hydra, all, got 'everything'"),
+        (["trace=demo", "--cfg"], "--cfg: must be one of job, hydra, all, got ''"),
+        (["trace=demo", "--cfg", "job", "--info"], "Only one of"),
+        (["trace=demo", "--resolve"], "--resolve"),
         ([], "trace.path: missing"),
         (["trace.path=absent.jsonl"], "absent.jsonl: no such file"),
         (["-m", "trace=demo", "out=a,b"], "out cannot be swept"),
@@ -120,6 +142,30 @@ def test_config_dir_adds_experiments(tmp_path):
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 5\n")
     assert main([*TINY[0:1], "--config-dir", "conf", *TINY[2:], "+experiment=mine", "out=a", "hardware=cpu-tiny"]) == 0
     assert json.loads((tmp_path / "a" / "summary.json").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize("words", [["--config-dir=conf"], ["-cd", "conf"], ["--config-dir", "conf"]], ids=" ".join)
+def test_a_flag_takes_its_value_either_way(words, tmp_path, capsys):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 5\n")
+    for cfg in (["--cfg=job"], ["-c", "job"], ["-m", "--cfg", "job"]):
+        assert main(["run", *words, "trace=demo", "+experiment=mine", *cfg]) == 0
+        assert "\nseed: 5\n" in capsys.readouterr().out
+    assert main(["run", "trace=demo", "--info=searchpath"]) == 0
+    assert "Config search path" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["trace.arrivals=closed"]], ids=" ".join)
+def test_programs_may_come_when_others_end(words, tmp_path):
+    assert main([*TINY, "workload.concurrency=1", *words, "out=a"]) == 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["makespan_s"] == pytest.approx(4 * summary["program_latency_s"]["mean"])
+
+
+def test_an_experiment_may_say_how_a_file_arrives(tmp_path):
+    assert main(["trace", "generate", "demo", "mine.jsonl", "programs_count=2"]) == 0
+    one = ["hydra.mode=RUN", "+experiment=demo", "trace.path=mine.jsonl", "trace.qps=1"]
+    assert main(["run", *one, "out=a"]) == 0
 
 
 def test_names_with_odd_characters_need_no_quoting(tmp_path):

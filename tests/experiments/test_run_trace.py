@@ -39,7 +39,7 @@ def test_programs_may_stand_in_any_order(tmp_path, capsys):
         lines = ["arrived_at,num_prefill_tokens,num_decode_tokens", *order]
         (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
         assert main(["run", "+experiment=tiny", f"trace.path={name}.csv", f"out={name}"]) == 0
-        said = "sorted by arrival (1 times)" in capsys.readouterr().err
+        said = "sorted by arrival (1 time)" in capsys.readouterr().err
         assert said == (name == "any")
     tables = [pd.read_parquet(tmp_path / name / "calls.parquet") for name in ("any", "sorted")]
     columns = ["arrival_s", "prompt_tokens", "finish_s"]
@@ -64,7 +64,7 @@ def test_a_truncated_archive_is_one_line(tmp_path, capsys):
 def test_refused_calls_are_said_and_counted(tmp_path, capsys):
     (tmp_path / "list.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,100,10\n1.5,5000,20\n")
     assert main(["run", "+experiment=tiny", "trace.path=list.csv", "out=a"]) == 0
-    assert "1 calls in 1 programs refused" in capsys.readouterr().err
+    assert "1 call in 1 program refused" in capsys.readouterr().err
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert (summary["programs"], summary["calls"], summary["refused_calls"]) == (2, 1, 1)
 

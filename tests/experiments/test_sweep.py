@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from commands import files
 from tokencake.experiments.cli import main
 from tokencake.experiments.naming import job_names
 from tokencake.policies import registry
@@ -112,9 +113,50 @@ def test_a_failing_job_stops_no_other_and_is_named_in_one_line(values, tmp_path,
     jobs = values.split(",")
     failed = [x for x in jobs if int(x) > 1]
     assert f"{len(failed)} of {len(jobs)} jobs failed: x-{failed[0]}: policy Fails: order raised ZeroDiv" in line
-    assert line.endswith("; also x-3") == ("3" in failed)
+    assert ("; also x-3" in line) == ("3" in failed)
+    assert line.endswith(f"; what finished (2 of {len(jobs)}) is in s")
     assert {p.parent.name for p in (tmp_path / "s").rglob("summary.json")} == {"x-0", "x-1"}
     assert [p.name for p in (tmp_path / "s").iterdir() if p.name.startswith(".")] == []
+
+
+STOPS = """
+from tokencake.policies.api import Policy
+
+
+class Stops(Policy):
+    def __init__(self, *, x: int = 0) -> None:
+        self.x = x
+
+    def order(self, view, waiting):
+        if self.x > 1:
+            raise KeyboardInterrupt
+        return waiting
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "code"), [(BROKEN, "Fails", 2), (STOPS, "Stops", 130)], ids=("failure", "interrupt")
+)
+def test_what_finished_replaces_an_earlier_sweep(source, target, code, tmp_path, monkeypatch, capsys):
+    """A job that fails, or Ctrl-C, costs no finished job, nor the sweep before if nothing finished."""
+    name = f"sweep_{target.lower()}"
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["policy=custom", f"policy.target={name}:{target}"]
+    assert main(["run", "-m", *SWEEP[2:5], *words, "policy.params.x=0,1", "out=s"]) == 0
+    before = files(tmp_path / "s")
+    capsys.readouterr()
+    assert main(["run", "-m", *SWEEP[2:5], *words, "policy.params.x=2,3", "out=s", "overwrite=true"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("; no job finished, so s is the earlier sweep")
+    assert files(tmp_path / "s") == before
+    again = ["policy.params.x=1,2", "seed=5", "out=s", "overwrite=true"]
+    assert main(["run", "-m", *SWEEP[2:5], *words, *again]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("; what finished (1 of 2) is in s, in place of the earlier sweep")
+    (summary,) = (tmp_path / "s").rglob("summary.json")
+    assert json.loads(summary.read_text())["seed"] == 5
+    assert {p.name for p in tmp_path.iterdir() if p.name.startswith(".")} == set()
 
 
 def test_debug_shows_where_a_job_failed(tmp_path, monkeypatch, capsys):

@@ -49,6 +49,24 @@ def test_registered_policies(name, params, check):
     check(lambda: registry.create(name, params), sim_host)
 
 
+def test_a_method_that_is_nearly_a_hook_is_warned_of():
+    class Half(Policy):
+        def order(self, view, waiting):
+            return waiting
+
+        def orders(self):
+            """Beside a hook that is there: no slip."""
+
+        def next_chnage(self, view):
+            return None
+
+    with pytest.warns(UserWarning) as warned:
+        check_policy(Half, sim_host)
+    assert [str(warning.message) for warning in warned] == [
+        "Half: method next_chnage is no hook and is never asked; did you mean next_change?"
+    ]
+
+
 def test_the_default_world_is_demanding():
     """It evicts, preempts, loads and stalls; a contract kept there means something."""
     outcome = sim_host().run(registry.create("vllm-offload"))

@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from tokencake.experiments.official_matrix import MEASURED, changes, simulated
+from tokencake.experiments.arguments import exit_code
+from tokencake.experiments.official_matrix import MEASURED, changes, run, simulated
 from tokencake.policies.tokencake_upstream import Mode
 
 MODES = get_args(Mode)
@@ -103,3 +104,15 @@ def test_the_measurements_are_the_published_ones():
             assert measured[14:16] == pytest.approx([float(rows[cell][name]) for name in waits], abs=0.05)
             assert measured[16] == pytest.approx(float(rows[cell]["generation_capacity_denied"]) / 1e3, abs=0.1)
             assert measured[17] == float(rows[cell]["reservation_denied"])
+
+
+@pytest.mark.parametrize("words", [["much"], ["1.5"], ["-1"], ["0", "1"]], ids=" ".join)
+def test_a_bad_word_is_one_line(words, capsys):
+    assert exit_code(lambda: run(words)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_runs_nothing(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run(["--help"])
+    assert "scatter" in capsys.readouterr().out

@@ -213,6 +213,7 @@ def test_weka_odd_sessions(tmp_path: Path) -> None:
         weka.SAME_ID: 1,
         weka.NO_CALLS: 1,
         weka.NO_ID: 1,
+        weka.OTHER: 1,
         weka_session.UNSORTED: 2,
         weka_session.CAPPED: 2,
         odd.IDS_CUT: 2,

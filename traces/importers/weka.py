@@ -20,7 +20,8 @@ Rules for odd data, each counted in the report:
   that outlives the session's last call is joined by nothing; a missing ``duration_ms`` is the end of
   its last request;
 * requests out of order are sorted by time; a session without any call is dropped; a repeated session
-  id gets a number; a session whose calls are those of another one is kept and counted.
+  id gets a number; a session whose calls are those of another one is kept and counted;
+* what else lies in a folder (files of other kinds, folders) is left out.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from tokencake.traces.schema import Header, LLMNode, Program
 SOURCE = "weka"
 NO_ID = "session without id: file name used"
 SAME_ID = "session id seen before: number added"
+OTHER = "file or folder that is no .json, .json.gz or .json.zst: left out"
 DUPLICATE = "session with the calls of an earlier session: kept"
 NO_CALLS = "session without calls: dropped"
 
@@ -58,14 +60,17 @@ def read(path: Path, report: Report) -> tuple[Header, Iterator[Program]]:
     Raises:
         BadInput: while iterating, for a file or field that breaks a rule.
     """
-    return header_for(path, SOURCE), _programs(_files(path) if path.is_dir() else [path], report)
+    files = _files(path) if path.is_dir() else [path]
+    others = len(list(path.iterdir())) - len(files) if path.is_dir() else 0
+    return header_for(path, SOURCE), _programs(files, others, report)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.endswith((".json", ".json.gz", ".json.zst")))
 
 
-def _programs(files: list[Path], report: Report) -> Iterator[Program]:
+def _programs(files: list[Path], others: int, report: Report) -> Iterator[Program]:
+    report.count(OTHER, others)
     names: set[str] = set()
     timelines: set[bytes] = set()
     for path in files:
