@@ -20,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokencake.experiments.errors import UsageError, one_line
-from tokencake.experiments.groups import GROUPS, register
-from tokencake.experiments.job import Job, prepare
+from tokencake.experiments.groups import GROUPS, register, register_classes
+from tokencake.experiments.job import prepare
 from tokencake.experiments.keys import flatten
 from tokencake.experiments.naming import free_directory, job_names
 from tokencake.experiments.overrides import Command, check_options, check_single, explain, parse, sort_words
+from tokencake.experiments.own_params import check_params, own_params
 from tokencake.experiments.results import SWEEP
 from tokencake.experiments.sweep import Sweep, finish, note_failure, raise_failures, sweeping
 
@@ -39,11 +40,12 @@ def run(words: Sequence[str]) -> None:
     """
     register()
     command = sort_words(words)
+    parsed = parse(command.overrides)
+    register_classes(parsed)
     if command.flags:
         _inform(command)
         return
     with _composing():
-        parsed = parse(command.overrides)
         check_options(parsed, _options(command))
         base = _compose([str(o.input_line) for o in parsed if not o.is_sweep_override()])
         sweep = command.multirun or base.hydra.mode == RunMode.MULTIRUN
@@ -103,6 +105,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 def _plan(base: DictConfig, parsed: list[Override]) -> Sweep:
     """Compose and check every job of a sweep before the first one runs."""
     params = parse(f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items())
+    register_classes(params)
     typed = {o.get_key_element(): o for o in parsed}
     # As Hydra's sweeper does: a typed sweep of a key takes the place that the experiment gave to the key.
     places = dict.fromkeys([*(o.get_key_element() for o in params), *typed])
@@ -112,10 +115,10 @@ def _plan(base: DictConfig, parsed: list[Override]) -> Sweep:
     keys = [o.get_key_element() for o in swept]
     values = [list(o.sweep_string_iterator()) if o.is_discrete_sweep() else [] for o in swept]
     choices = [dict(zip(keys, combination, strict=True)) for combination in itertools.product(*values)]
-    jobs: list[Job] = []
-    for choice in choices:
-        words = fixed + [f"{key}={value}" for key, value in choice.items()]
-        jobs.append(prepare(_plain(_compose(words)), words))
+    typed_words = [fixed + [f"{key}={value}" for key, value in choice.items()] for choice in choices]
+    configs = [_plain(_compose(words)) for words in typed_words]
+    check_params(config["policy"] for config in configs)
+    jobs = [prepare(own_params(config), words) for config, words in zip(configs, typed_words, strict=True)]
     for trace in {job.trace.identity: job.trace for job in jobs}.values():
         trace.check()
     plain = [{k.lstrip("+"): str(v) for k, v in choice.items()} for choice in choices]
@@ -161,8 +164,9 @@ def _sweep_job(config: DictConfig) -> None:
     names = [n for n, c in zip(plan["jobs"], plan["choices"], strict=True) if c.items() <= given.items()]
     name = names[0] if names else f"job-{own.job.num}"
     out = _from_here(sweep_dir / name)
+    composed = own_params(_plain(config)) if names else _plain(config)  # a planned job's parameters were checked
     try:
-        prepare(_plain(config) | {"out": str(out), "overwrite": False}, own.overrides.task).run(out)
+        prepare(composed | {"out": str(out), "overwrite": False}, own.overrides.task).run(out)
     except UsageError as error:
         note_failure(sweep_dir, name, error)
 

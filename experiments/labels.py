@@ -19,7 +19,8 @@ def policy_name(policy: Policy) -> str:
     >>> policy_name({"name": "compose", "order": "autellix", "place": "my_module:KeepShort", "store": None})
     'compose(order=autellix, place=KeepShort)'
     """
-    return _call(_base(policy), _parts(policy))
+    policy = _short_form(policy)
+    return _call(_class(policy.get("name", "?")), _parts(policy))
 
 
 def policy_labels(policies: Sequence[Policy]) -> list[str]:
@@ -28,6 +29,7 @@ def policy_labels(policies: Sequence[Policy]) -> list[str]:
     >>> policy_labels([{"name": "a", "x": 1, "y": 2}, {"name": "a", "x": 3, "y": 2}, {"name": "b"}])
     ['a(x=1)', 'a(x=3)', 'b']
     """
+    policies = [_short_form(policy) for policy in policies]
     names = [policy_name(policy) for policy in policies]
     identities = [_identity(policy) for policy in policies]
     labels = []
@@ -37,16 +39,21 @@ def policy_labels(policies: Sequence[Policy]) -> list[str]:
         own = [_params(other) for other, i in zip(policies, identities, strict=True) if i == identity]
         differing = _differing(own)
         params = {key: value for key, value in _params(policy).items() if key in differing and value is not None}
-        labels.append(_call(_base(policy, whole=whole), _parts(policy, whole=whole) | _shortened(params)))
+        labels.append(
+            _call(_class(policy.get("name", "?"), whole=whole), _parts(policy, whole=whole) | _shortened(params))
+        )
     return labels
 
 
-def _base(policy: Policy, *, whole: bool = False) -> str:
-    name = str(policy.get("name", "?"))
-    return _class(policy["target"], whole=whole) if name == registry.CUSTOM and policy.get("target") else name
+def _short_form(policy: Policy) -> Policy:
+    """`policy=custom policy.target=module:Class policy.params.x=1` as `policy=module:Class policy.x=1`."""
+    if policy.get("name") != registry.CUSTOM or not policy.get("target"):
+        return policy
+    rest = {key: value for key, value in policy.items() if key not in ("target", "params")}
+    return rest | (policy.get("params") or {}) | {"name": policy["target"]}
 
 
-def _class(target: object, *, whole: bool) -> str:
+def _class(target: object, *, whole: bool = False) -> str:
     """The class of `module:Class`; a registered name as it is."""
     return str(target) if whole else str(target).rpartition(":")[2]
 
@@ -60,12 +67,12 @@ def _parts(policy: Policy, *, whole: bool = False) -> dict[str, Any]:
 def _identity(policy: Policy) -> tuple[object, ...]:
     """What makes two sections the same policy, parameters aside."""
     parts = (policy.get(hook) for hook in HOOKS) if policy.get("name") == registry.COMPOSE else ()
-    return (policy.get("name"), policy.get("target"), *parts)
+    return (policy.get("name"), *parts)
 
 
 def _params(policy: Policy) -> dict[str, Any]:
     """Parameters as dotted names."""
-    known = {"name", "target", *(HOOKS if policy.get("name") == registry.COMPOSE else ())}
+    known = {"name", *(HOOKS if policy.get("name") == registry.COMPOSE else ())}
     flat = flatten({key: value for key, value in policy.items() if key not in known})
     return {key.removeprefix("params."): value for key, value in flat.items()}
 

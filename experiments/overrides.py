@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ _SET_BY_GROUP = ("policy.name", "trace.source")
 _LISTED_BY = {"policy": "tokencake policies", "hardware": "tokencake hardware"}
 _FILE_OF = {"trace": "trace.path", "hardware": "hardware.profile"}
 _FILES = (".yaml", ".yml", ".csv", ".json", ".jsonl", ".gz", ".zst")
+_CLASS = re.compile(r"\.py$|[./]")  # in what was meant as a policy class
 _MULTIRUN, _CONFIG_DIR, _CFG, _PACKAGE, _INFO = "--multirun", "--config-dir", "--cfg", "--package", "--info"
 _ALONE = ("--help", "--hydra-help", "--resolve", "--shell-completion")
 _FLAGS = (_MULTIRUN, _CONFIG_DIR, _CFG, _PACKAGE, _INFO, *_ALONE)
@@ -114,8 +115,6 @@ def _repaired(word: str) -> str:
     key, _, value = word.partition("=")
     if key == "experiment":  # it is added to the configuration; Hydra wants that said
         return f"+{word}"
-    if key.startswith("policy.params."):  # free-form: any key may be set
-        return f"++{word}"
     if key in _VERBATIM and not _parses(word):
         return f"{key}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return word
@@ -147,6 +146,11 @@ def parse(overrides: Iterable[str]) -> list[Override]:
     return parsed
 
 
+def choices(override: Override) -> Iterator[str]:
+    """The values of an override, one or several."""
+    return map(str, override.sweep_iterator() if override.is_discrete_sweep() else [override.value()])
+
+
 def check_options(parsed: Iterable[Override], options: Mapping[str, Sequence[str]]) -> None:
     """Check choices such as `policy=` against what there is.
 
@@ -160,12 +164,13 @@ def check_options(parsed: Iterable[Override], options: Mapping[str, Sequence[str
         known = options.get(key)
         if known is None or override.is_delete():
             continue
-        values = override.sweep_string_iterator() if override.is_discrete_sweep() else iter([override.value()])
-        for value in values:
-            if str(value) not in known:
-                hint = did_you_mean(str(value), known, _LISTED_BY.get(key, ""))
-                if key in _FILE_OF and ("/" in str(value) or str(value).endswith(_FILES)):
+        for value in choices(override):
+            if value not in known:
+                hint = did_you_mean(value, known, _LISTED_BY.get(key, ""))
+                if key in _FILE_OF and ("/" in value or value.endswith(_FILES)):
                     hint = f"a file is {_FILE_OF[key]}={value}"
+                elif key == "policy" and _CLASS.search(value):
+                    hint = "a class of your own is policy=module:Class"
                 raise UsageError(f"{key}={value}: unknown {key}; {hint}")
 
 
@@ -200,8 +205,6 @@ def _closest(key: str, keys: Iterable[str]) -> str:
     known = dict.fromkeys(keys)
     group = key.rpartition(".")[0]
     siblings = [k for k in known if k.rpartition(".")[0] == group and k not in _SET_BY_GROUP]
-    if group == "policy" and not siblings:
-        return "this policy has no parameters (tokencake policies NAME lists what one has)"
     if not group or not siblings:
         single = [k for k in known if "." not in k]
         sections = dict.fromkeys(k.partition(".")[0] for k in known)

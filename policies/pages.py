@@ -37,7 +37,7 @@ BOUNDS = ("srpf", "critical-path", "belady", "clairvoyant")
 TOOLS = (registry.COMPOSE, "random")
 _INDEX = """\
 One page a policy: what it decides, by which formula and on whose word, its parameters, what had to be
-assumed, and what cannot be expressed here. `tokencake policies` lists them; `policy=custom` runs a class of your own
+assumed, and what cannot be expressed here. `tokencake policies` lists them; `policy=module:Class` is a class of yours
 ([policy-howto.md](../policy-howto.md)). Any policy that asks for durations or lengths is told the truth with
 `policy.info=oracle`. How much CPU time a decision takes is measured by `make bench`; a page explains what lies over
 200 microseconds where a hundred calls wait, a hundred run and two hundred are stalled."""

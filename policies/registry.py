@@ -1,4 +1,4 @@
-"""Policies by name, with their parameters.
+"""Policies by name, with their parameters. A class that is not registered has the name ``module:Class``.
 
 A policy's parameters are the keyword-only arguments of its ``__init__``: the annotation is the type,
 the default is the default, and the ``Args:`` section of the class docstring says what they mean.
@@ -8,7 +8,7 @@ False
 >>> create("vlm")  # doctest: +ELLIPSIS
 Traceback (most recent call last):
     ...
-tokencake.policies.params.PolicyError: unknown policy 'vlm'; did you mean 'vllm'? (all ...: tokencake policies)
+tokencake.policies.params.PolicyError: policy 'vlm': unknown policy; did you mean 'vllm'? (all ...: tokencake policies)
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 CUSTOM = "custom"
-"""Name under which a class from outside the repository is created; it is not in :func:`names`."""
+"""The long form of ``module:Class``, with ``target`` and ``params``; it is not in :func:`names`."""
 
 COMPOSE = "compose"
 """Name under which decision points of several policies become one; it is not in :func:`names`."""
@@ -93,6 +93,12 @@ _LEVEL = Param(
 
 _PARTS = Param("params", "dict", {}, "Parameters of the parts, by the parts' names.")
 
+_OF_CUSTOM = (
+    Param("target", "str", None, "The class, as module:Class."),
+    Param("params", "dict", {}, "Its parameters."),
+    _LEVEL,
+)
+
 _POLICIES: dict[str, type[Policy]] = {}
 
 
@@ -119,11 +125,13 @@ def names() -> tuple[str, ...]:
 
 
 def describe(name: str) -> PolicyInfo:
-    """Summary and parameters of a registered policy, or of ``compose``.
+    """Summary and parameters of a policy, ``custom`` and ``compose`` included.
 
     Raises:
         PolicyError: There is none of that name.
     """
+    if name == CUSTOM:
+        return PolicyInfo(name, "Your own class; policy=module:Class is the short form.", _OF_CUSTOM)
     policy = class_of(name)
     summary = (inspect.getdoc(policy) or "").partition("\n")[0]
     if name == COMPOSE:
@@ -131,14 +139,19 @@ def describe(name: str) -> PolicyInfo:
             Param(hook, "str or null", None, f"Policy that decides `{hook}`; null: stock vLLM.") for hook in HOOKS
         )
         return PolicyInfo(name, summary, (*parts, _PARTS, _LEVEL))
-    params = params_of(policy)
+    try:
+        params = params_of(policy)
+    except Exception as error:
+        if not is_outside(policy):
+            raise
+        raise _cannot_be_made(policy, error) from error
     if policy.info is not Info.NONE:
         params += (_LEVEL,)
     return PolicyInfo(name, summary, params)
 
 
 def class_of(name: str) -> type[Policy]:
-    """The class behind a registered name, or ``compose``.
+    """The class behind a registered name, ``module:Class``, or ``compose``.
 
     Raises:
         PolicyError: There is none of that name.
@@ -150,7 +163,7 @@ def create(name: str, params: Mapping[str, Any] | None = None) -> Policy:
     """A fresh policy.
 
     Args:
-        name: A registered name, ``custom`` or ``compose``.
+        name: A registered name, ``module:Class``, ``custom`` or ``compose``.
         params: Parameters by name. For ``custom``, ``target`` (``"module:Class"``) and ``params``; for
             ``compose``, a policy's name or ``module:Class`` for each decision point, and ``params``: the
             parameters of each part, by its name. ``info``, for any policy that asks for durations or
@@ -169,7 +182,7 @@ def create(name: str, params: Mapping[str, Any] | None = None) -> Policy:
     elif name == CUSTOM:
         policy = _custom(given)
     else:
-        policy = _make(_find(name), given, "policy")
+        policy = _make(_find(name), given, "policy", name)
     if level is not None:
         _see(policy, name, LEVELS[level])
     return policy
@@ -190,7 +203,7 @@ def _custom(given: dict[str, Any]) -> Policy:
         raise PolicyError(f"policy.{next(iter(given))}: unknown key; a custom policy takes target and params")
     if not isinstance(target, str) or not target:
         raise PolicyError(f"policy.target: must name a class as module:Class, got {target!r}")
-    return _make(load(target, "policy.target"), dict(inner), "policy.params")
+    return _make(load(target, "policy.target"), dict(inner), "policy.params", target)
 
 
 def _compose(given: dict[str, Any]) -> Policy:
@@ -205,11 +218,7 @@ def _compose(given: dict[str, Any]) -> Policy:
         if not isinstance(name, str):
             raise PolicyError(f"{where}: must name a policy, got {name!r}")
         if name not in made:
-            try:
-                policy = load(name, where) if ":" in name else _find(name)
-            except PolicyError as error:
-                raise error if ":" in name else PolicyError(f"{where}: {error}") from error
-            made[name] = _make(policy, dict(inner.get(name) or {}), f"policy.params.{name}")
+            made[name] = _make(_find(name, where), dict(inner.get(name) or {}), f"policy.params.{name}", name)
     for name in inner:
         if name not in made:
             raise PolicyError(f"policy.params.{name}: no part of that name; {did_you_mean(name, made)}")
@@ -219,17 +228,19 @@ def _compose(given: dict[str, Any]) -> Policy:
         raise PolicyError(f"policy.{error}" if names else f"policy=compose {error}") from error
 
 
-def _find(name: str) -> type[Policy]:
+def _find(name: str, where: str = "policy") -> type[Policy]:
+    if ":" in name:
+        return load(name, where)
     policy = _POLICIES.get(name)
     if policy is None:
         known = did_you_mean(name, (*_POLICIES, CUSTOM, COMPOSE), "tokencake policies")
-        raise PolicyError(f"unknown policy {name!r}; {known}")
+        raise PolicyError(f"{where} {name!r}: unknown policy; {known}")
     return policy
 
 
-def _make(policy: type[Policy], given: dict[str, Any], where: str) -> Policy:
+def _make(policy: type[Policy], given: dict[str, Any], where: str, name: str) -> Policy:
     try:
-        made = policy(**_checked(policy, given, where))
+        made = policy(**_checked(policy, given, where, name))
     except PolicyError:
         raise
     except ValueError as error:
@@ -237,18 +248,23 @@ def _make(policy: type[Policy], given: dict[str, Any], where: str) -> Policy:
     except Exception as error:
         if not is_outside(policy):
             raise
-        raise PolicyError(f"policy {policy.__name__} cannot be made: {blame(error)}") from error
+        raise _cannot_be_made(policy, error) from error
     guard(made)
     return made
 
 
-def _checked(policy: type[Policy], given: dict[str, Any], where: str) -> dict[str, Any]:
+def _cannot_be_made(policy: type[Policy], error: Exception) -> PolicyError:
+    return PolicyError(f"policy {policy.__name__} cannot be made: {blame(error)}")
+
+
+def _checked(policy: type[Policy], given: dict[str, Any], where: str, name: str) -> dict[str, Any]:
     """Parameters of known names and right types."""
     known = {param.name: param for param in params_of(policy)}
     hints = get_type_hints(policy.__init__)
     for key in given:
         if key not in known:
-            raise PolicyError(f"{where}.{key}: unknown parameter; {did_you_mean(key, known)}")
+            hint = did_you_mean(key, known) if known else f"{name} has none"
+            raise PolicyError(f"{where}.{key}: unknown parameter; {hint}")
     for key, param in known.items():
         if key in given:
             given[key] = typed(given[key], hints.get(key, Any), f"{where}.{key}")

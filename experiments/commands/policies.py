@@ -9,10 +9,10 @@ from rich.table import Table
 from tokencake.experiments.arguments import Parser
 from tokencake.experiments.errors import UsageError
 from tokencake.policies import registry
-from tokencake.policies.hints import did_you_mean
 from tokencake.policies.pages import pages
+from tokencake.policies.params import PolicyError, Required
 
-_CUSTOM = "policy=custom policy.target=module:Class policy.params.x=1"
+_OWN = "policy=my_module:MyPolicy policy.x=1"
 
 
 def run(words: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ def run(words: Sequence[str]) -> None:
         UsageError: there is no such policy, or the pages cannot be written.
     """
     parser = Parser(prog="tokencake policies", description="Lists the policies, or describes one.")
-    parser.add_argument("name", nargs="?", help="a policy to describe")
+    parser.add_argument("name", nargs="?", help="a policy to describe: one of the list, or my_module:MyPolicy")
     parser.add_argument("--pages", metavar="FOLDER", help="write one Markdown page a policy into a folder")
     options = parser.parse_args(words)
     if options.pages is not None:
@@ -33,28 +33,28 @@ def run(words: Sequence[str]) -> None:
         table = Table("policy", "what it does", box=None, pad_edge=False)
         for known in registry.names():
             table.add_row(known, _plain(registry.describe(known).summary))
-        table.add_row(registry.CUSTOM, f"your own class: {_CUSTOM}")
+        table.add_row("module:Class", f"your own class (docs/policy-howto.md): {_OWN}")
+        table.add_row(
+            registry.CUSTOM, "the same in other words: policy=custom policy.target=my_module:MyPolicy policy.params.x=1"
+        )
         table.add_row(
             "compose", "decision points of several: policy=compose policy.order=autellix policy.place=continuum"
         )
         Console().print(table)
         return
-    if name == registry.CUSTOM:
-        print(f"custom: your own class: {_CUSTOM}")
-        print("  how to write one: docs/policy-howto.md")
-        return
-    known_names = (*registry.names(), registry.COMPOSE, registry.CUSTOM)
-    if name not in known_names:
-        hint = did_you_mean(name, known_names, "tokencake policies")
-        raise UsageError(f"unknown policy {name!r}; {hint}")
-    info = registry.describe(name)
+    try:
+        info = registry.describe(name)
+    except PolicyError as error:
+        raise UsageError(str(error)) from error
     print(f"{info.name}: {_plain(info.summary)}")
     for param in info.params:
-        print(f"  policy.{param.name}={_value(param.default)}  ({param.type}) {_plain(param.doc)}")
+        print(f"  policy.{param.name}={_value(param.default)}  ({param.type}) {_plain(param.doc)}".rstrip())
 
 
 def _value(default: object) -> str:
     """A default as it is written on the command line."""
+    if default is Required:
+        return "???"
     return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 

@@ -77,7 +77,12 @@ def test_every_policy_is_described_as_it_is_set(capsys):
 
 def test_a_policy_of_ones_own_is_described_by_how_it_is_set(capsys):
     assert main(["policies", "custom"]) == 0
-    assert "policy=custom policy.target=module:Class policy.params.x=1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "policy=module:Class is the short form" in out
+    assert "policy.target=null" in out
+    assert main(["policies", "tokencake.policies.vllm_offload:VllmOffload"]) == 0
+    assert "policy.prompt_only=true  (bool)" in capsys.readouterr().out
+    assert "'no_such:X': there is no module 'no_such'" in refused(capsys, "policies", "no_such:X")
 
 
 def test_pages_are_written(tmp_path, capsys):

@@ -119,6 +119,60 @@ def test_a_failing_job_stops_no_other_and_is_named_in_one_line(values, tmp_path,
     assert [p.name for p in (tmp_path / "s").iterdir() if p.name.startswith(".")] == []
 
 
+OWN = """
+from tokencake.policies.api import Policy
+
+
+class First(Policy):
+    def __init__(self, *, margin: float = 1.0) -> None:
+        self.margin = margin
+
+    def order(self, view, waiting):
+        return waiting
+
+
+class Second(First):
+    def __init__(self, *, must: int, sizes: tuple = (1, 2)) -> None:
+        super().__init__(margin=must)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "policies"),
+    [
+        (["policy=vllm,own_two:First"], {"vllm": {}, "First": {"margin": 1.0}}),
+        (["policy=vllm,own_two:First", "policy.margin=3"], {"vllm": {}, "First": {"margin": 3}}),
+        (
+            ["policy=own_two:First,own_two:Second,infercept", "policy.must=2", "policy.info=oracle"],
+            {"First": {"margin": 1.0}, "Second": {"must": 2}, "infercept": {"info": "oracle"}},
+        ),
+        (
+            ["policy=vllm,custom", "policy.target=own_two:First", "policy.params.margin=3"],
+            {"vllm": {}, "First": {"params": {"margin": 3}}},
+        ),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_policies_of_ones_own_are_compared_in_one_sweep(words, policies, tmp_path, monkeypatch):
+    (tmp_path / "own_two.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", "-m", *SWEEP[2:5], *words, "out=s"]) == 0
+    jobs = json.loads((tmp_path / "s" / "sweep.json").read_text())["jobs"]
+    assert list(pd.read_csv(tmp_path / "s" / "sweep.csv")["policy"]) == list(policies)
+    for job, params in zip(jobs, policies.values(), strict=True):
+        section = yaml.safe_load((tmp_path / "s" / job / "config.yaml").read_text())["policy"]
+        assert {key: section[key] for key in params} == params
+        assert ("margin" in section) == ("margin" in params)
+
+
+def test_a_swept_parameter_of_one_policy_makes_no_copies_of_another(tmp_path, monkeypatch):
+    (tmp_path / "own_two.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["policy=vllm,own_two:First", "policy.margin=1,2"]
+    assert main(["run", "-m", *SWEEP[2:5], *words, "out=s"]) == 0
+    assert list(pd.read_csv(tmp_path / "s" / "sweep.csv")["policy"]) == ["vllm", "First(margin=1)", "First(margin=2)"]
+
+
 STOPS = """
 from tokencake.policies.api import Policy
 

@@ -63,9 +63,9 @@ def test_every_policy_is_described(name):
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("vlm", {}, "unknown policy 'vlm'; did you mean 'vllm'?"),
-        ("zzz", {}, "unknown policy 'zzz'; all 23: tokencake policies"),
-        ("vllm", {"x": 1}, "policy.x: unknown parameter; known: none"),
+        ("vlm", {}, "policy 'vlm': unknown policy; did you mean 'vllm'?"),
+        ("zzz", {}, "policy 'zzz': unknown policy; all 23: tokencake policies"),
+        ("vllm", {"x": 1}, "policy.x: unknown parameter; vllm has none"),
         (
             "vllm-offload",
             {"promptonly": True},
@@ -76,6 +76,10 @@ def test_every_policy_is_described(name):
         ("random", {"seed": True}, "policy.seed: must be int, got True"),
         ("random", {"wildness": 3}, "policy: wildness must be >= 0 and <= 1, got 3.0"),
         ("custom", {}, "policy.target: must name a class as module:Class, got None"),
+        ("no_such.module:X", {}, "policy 'no_such.module:X': there is no module 'no_such.module'"),
+        ("outsider:Mina", {}, "policy 'outsider:Mina': outsider has no 'Mina'; did you mean 'Mine'?"),
+        ("outsider:Mine", {}, "policy.weight: missing"),
+        ("outsider:Mine", {"weight": "x"}, "policy.weight: must be float, got 'x'"),
         ("custom", {"target": "a", "x": 1}, "policy.x: unknown key; a custom policy takes target and params"),
         ("custom", {"target": "outsider"}, "policy.target 'outsider': must be module:Class"),
         ("custom", {"target": "no_such.module:X"}, "there is no module 'no_such.module'"),
@@ -117,6 +121,12 @@ def test_custom(mine):
     policy = registry.create("custom", {"target": mine, "params": {"weight": 2, "limit": None}})
     assert (policy.weight, policy.mode, policy.limit) == (2.0, "keep", None)
     assert isinstance(policy.weight, float)
+
+
+def test_a_class_is_named_as_module_and_class(mine):
+    policy = registry.create(mine, {"weight": 2, "limit": None})
+    assert (policy.weight, policy.mode, policy.limit) == (2.0, "keep", None)
+    assert next(param.name for param in registry.describe(mine).params) == "weight"
 
 
 def test_custom_is_no_registered_name():
