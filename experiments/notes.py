@@ -6,7 +6,7 @@ from typing import Any
 from tokencake.experiments.words import counted
 from tokencake.policies.answers import HOOKS
 from tokencake.policies.api import Policy, overrides
-from tokencake.policies.compose import Compose
+from tokencake.policies.compose import Compose, parts_of
 from tokencake.policies.guard import is_outside
 from tokencake.policies.misspelt import misspelt_hooks
 from tokencake.sim.config import SimConfig
@@ -40,10 +40,10 @@ def notes(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any])
 
 def _inert(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any]) -> Iterator[str]:
     """A policy that could not do what it is for."""
+    for part in parts_of(policy):
+        yield from misspelt_hooks(type(part))
     if is_outside(type(policy)) and not any(overrides(policy, hook) for hook in HOOKS):
         yield f"{name} overrides no hook ({', '.join(HOOKS)}), so this is stock vLLM"
-    if is_outside(type(policy)):
-        yield from (f"{name}: {told}" for told in misspelt_hooks(type(policy)))
     if sim.log_decisions and not any(overrides(policy, hook) for hook in HOOKS):
         yield f"{name} leaves every decision to the engine: the decision log holds preemptions only"
     copies = overrides(policy, "store") or policy.offloads or summary["events"].get("offload_without_tier")

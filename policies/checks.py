@@ -13,7 +13,6 @@ A host is anything with :meth:`Host.run`; the simulator's is :func:`tokencake.si
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +20,7 @@ from typing import Protocol
 from tokencake.policies import api
 from tokencake.policies.answers import wrong_attribute
 from tokencake.policies.api import Event, EventKind, Policy, Trigger
+from tokencake.policies.compose import parts_of
 from tokencake.policies.misspelt import misspelt_hooks
 from tokencake.policies.watched import Watched
 
@@ -64,7 +64,7 @@ MakeHost = Callable[[], Host]
 
 
 def check_policy(make_policy: MakePolicy, make_host: MakeHost) -> None:
-    """Run every check of :data:`CHECKS`; warn of methods whose names are nearly those of hooks.
+    """Run every check of :data:`CHECKS`.
 
     Args:
         make_policy: Makes a fresh policy; a class without required parameters will do.
@@ -73,17 +73,16 @@ def check_policy(make_policy: MakePolicy, make_host: MakeHost) -> None:
     Raises:
         AssertionError: The policy broke a rule; the message names it.
     """
-    policy = make_policy()
-    for told in misspelt_hooks(type(policy)):
-        warnings.warn(f"{type(policy).__name__}: {told}", stacklevel=2)
     for check in CHECKS:
         check(make_policy, make_host)
 
 
 def check_hooks(make_policy: MakePolicy, make_host: MakeHost) -> None:
-    """Hooks return what the interface says, and read of views only what it names and their level tells."""
+    """Hooks are spelt and return as the interface says, and read of views only what it names and their level tells."""
     policy = make_policy()
     assert isinstance(policy, Policy), f"{policy!r} is not a tokencake.policies.api.Policy"
+    misspelt = [told for part in parts_of(policy) for told in misspelt_hooks(type(part))]
+    assert not misspelt, f"{'; '.join(misspelt)} (the name of a helper begins with an underscore)"
     complaint = wrong_attribute(policy)
     assert not complaint, complaint
     try:

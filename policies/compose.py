@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tokencake.policies.api import Event, EventKind, Info, Policy, View, overrides
+from tokencake.policies.misspelt import misspelt_hooks
 
 HOOKS = ("order", "admit", "budget", "victim", "place", "evict_order", "store")
 """Decision points that can come from different policies."""
@@ -37,6 +38,7 @@ class Compose(Policy):
 
     Attributes:
         advice: What parts lose by being separated, a line each.
+        parts: The policies, each once.
 
     Raises:
         ValueError: The parts contradict each other; the message says why.
@@ -48,7 +50,7 @@ class Compose(Policy):
         for hook, part in parts.items():
             self._check(hook, part, parts, names)
         self.info = _level(parts, names)
-        self._distinct = list({id(part): part for part in parts.values()}.values())
+        self.parts = list({id(part): part for part in parts.values()}.values())
         self._placing = parts.get("place")
         for hook, part in parts.items():
             setattr(self, hook, getattr(part, hook))
@@ -56,8 +58,8 @@ class Compose(Policy):
             self.store_when = parts["store"].store_when
         self.advice = tuple(_advice(parts, names))
         self.offloads = self._placing is not None and self._placing.offloads
-        self._observers = [part for part in self._distinct if overrides(part, "observe")]
-        self._changing = [part for part in self._distinct if overrides(part, "next_change")]
+        self._observers = [part for part in self.parts if overrides(part, "observe")]
+        self._changing = [part for part in self.parts if overrides(part, "next_change")]
         if self._observers:
             vars(self)["observe"] = self._observe
         if self._changing:
@@ -66,7 +68,7 @@ class Compose(Policy):
     def see(self, info: Info) -> None:
         """Let all parts that ask for durations or lengths be told them at another level."""
         self.info = info
-        for part in self._distinct:
+        for part in self.parts:
             if part.info is not Info.NONE:
                 part.info = info
 
@@ -75,7 +77,8 @@ class Compose(Policy):
         name = names[hook]
         if not overrides(part, hook):
             decides = ", ".join(h for h in HOOKS if overrides(part, h)) or "nothing"
-            raise ValueError(f"{hook}={name}: {name} does not decide there; it decides {decides}")
+            told = "; ".join([f"{name} does not decide there", f"it decides {decides}", *misspelt_hooks(type(part))])
+            raise ValueError(f"{hook}={name}: {told}")
         if hook in part.together:
             other, reason = part.together[hook]
             if parts.get(other) is not part:
@@ -92,6 +95,11 @@ class Compose(Policy):
         times = [at_s for at_s, _ in changes if at_s is not None]
         steps = [step for _, step in changes if step is not None]
         return (min(times, default=None), min(steps, default=None)) if changes else None
+
+
+def parts_of(policy: Policy) -> list[Policy]:
+    """Who decides: the parts of a composition, else the policy itself."""
+    return policy.parts if isinstance(policy, Compose) else [policy]
 
 
 def _advice(parts: Mapping[str, Policy], names: Mapping[str, str]) -> Iterator[str]:

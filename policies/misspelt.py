@@ -12,12 +12,12 @@ def misspelt_hooks(policy: type[Policy]) -> list[str]:
     >>> class Mine(Policy):
     ...     def obsrve(self, event, view): ...
     >>> misspelt_hooks(Mine)
-    ['method obsrve is no hook and is never asked; did you mean observe?']
+    ['Mine: method obsrve is no hook and is never asked; did you mean observe?']
     """
     own = [name for name in dir(policy) if not name.startswith("_") and not hasattr(Policy, name)]
     missing = [hook for hook in HOOKS if getattr(policy, hook, None) is getattr(Policy, hook)]
     return [
-        f"method {name} is no hook and is never asked; did you mean {hook}?"
+        f"{policy.__name__}: method {name} is no hook and is never asked; did you mean {hook}?"
         for name in own
         if callable(getattr(policy, name, None))
         for hook in missing

@@ -61,7 +61,7 @@ def test_others_say_nothing(words, capsys):
 
 
 def test_a_policy_that_decides_nothing_says_so(capsys):
-    (line, hint), out = said(capsys, "policy=custom", "policy.target=mine_to_note:Misspelt")
+    (hint, line), out = said(capsys, "policy=custom", "policy.target=mine_to_note:Misspelt")
     assert "Misspelt overrides no hook" in line and "stock vLLM" in line
     assert hint.endswith("Misspelt: method ordr is no hook and is never asked; did you mean order?")
     assert out.startswith("Misspelt on demo-4-programs: ")
@@ -69,6 +69,8 @@ def test_a_policy_that_decides_nothing_says_so(capsys):
 
 def test_a_hook_that_is_misspelt_beside_another_is_pointed_out(capsys):
     (line,), _ = said(capsys, "policy=custom", "policy.target=mine_to_note:Half")
+    assert line.endswith("Half: method obsrve is no hook and is never asked; did you mean observe?")
+    (line,), _ = said(capsys, "policy=compose", "policy.order=mine_to_note:Half", "overwrite=true")
     assert line.endswith("Half: method obsrve is no hook and is never asked; did you mean observe?")
 
 

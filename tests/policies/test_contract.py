@@ -5,6 +5,7 @@ import pytest
 from tokencake.policies import registry
 from tokencake.policies.api import Budget, Info, Policy, Release, Trigger, Verdict
 from tokencake.policies.checks import CHECKS, check_policy
+from tokencake.policies.compose import Compose
 from tokencake.sim.checks import sim_host
 
 VARIANTS = [(name, {}) for name in registry.names()]
@@ -49,7 +50,7 @@ def test_registered_policies(name, params, check):
     check(lambda: registry.create(name, params), sim_host)
 
 
-def test_a_method_that_is_nearly_a_hook_is_warned_of():
+def test_a_method_that_is_nearly_a_hook_breaks_the_contract():
     class Half(Policy):
         def order(self, view, waiting):
             return waiting
@@ -60,11 +61,12 @@ def test_a_method_that_is_nearly_a_hook_is_warned_of():
         def next_chnage(self, view):
             return None
 
-    with pytest.warns(UserWarning) as warned:
-        check_policy(Half, sim_host)
-    assert [str(warning.message) for warning in warned] == [
-        "Half: method next_chnage is no hook and is never asked; did you mean next_change?"
-    ]
+    told = "Half: method next_chnage is no hook and is never asked; did you mean next_change?"
+    for make in (Half, lambda: Compose({"order": Half()}, {"order": "Half"})):
+        with pytest.raises(AssertionError) as caught:
+            check_policy(make, sim_host)
+        assert str(caught.value).startswith(told)
+        assert str(caught.value).count("no hook") == 1
 
 
 def test_the_default_world_is_demanding():
