@@ -10,6 +10,7 @@ from tokencake.experiments.errors import UsageError
 from tokencake.experiments.settings import build
 from tokencake.policies.hints import did_you_mean
 from tokencake.traces.arrivals import Arrivals
+from tokencake.traces.errors import BadInput
 from tokencake.traces.generators import GENERATORS, Generator
 from tokencake.traces.importers import detect_and_import, native
 from tokencake.traces.io import programs_sha256, trace_sha256
@@ -52,11 +53,13 @@ class FileTrace:
         """Open the file and find out what it is.
 
         Raises:
-            BadInput: it cannot be read, or nobody understands it.
+            BadInput: it cannot be read, nobody understands it, or it holds no program.
         """
         self._path = path
         self._arrivals = arrivals
-        header, _, self._report = detect_and_import(path)
+        header, programs, self._report = detect_and_import(path)
+        if next(programs, None) is None:
+            raise BadInput("must hold at least 1 program to run, and holds none", file=path)
         self._name = header.name
         self._late: int | None = None
 

@@ -97,7 +97,7 @@ class Job:
             )
         for rule, times in self.trace.notes.items():
             print(f"{self.trace.name}: {rule} ({counted(times, 'time')})", file=sys.stderr)
-        for note in notes(policy, policy_name(self.config["policy"]), self.sim, summary):
+        for note in notes(policy, policy_name(self.config["policy"]), self.config["trace"], self.sim, summary):
             print(f"{label}: {note}", file=sys.stderr)
         print(_report(label, summary, out))
         if summary.get("interrupted"):
@@ -201,7 +201,7 @@ def _policy(values: Mapping[str, Any]) -> Callable[[], Policy]:
 
 def _report(label: str, summary: Mapping[str, Any], out: Path) -> str:
     if not summary["programs"]:
-        return f"{label}: the trace holds no program -> {out}"
+        return f"{label}: no program ended -> {out}"
     if summary["refused_programs"] == summary["programs"]:
         return f"{label}: no program could run -> {out}"
     latency = summary["program_latency_s"]

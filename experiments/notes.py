@@ -11,21 +11,27 @@ from tokencake.policies.guard import is_outside
 from tokencake.policies.misspelt import misspelt_hooks
 from tokencake.sim.config import SimConfig
 
+_DRAWN = ("poisson", "gamma")
 _RECORDED = {"not_as_recorded": "steps", "copies_not_as_recorded": "copies"}
 
 
-def notes(policy: Policy, name: str, sim: SimConfig, summary: Mapping[str, Any]) -> Iterator[str]:
+def notes(
+    policy: Policy, name: str, trace: Mapping[str, Any], sim: SimConfig, summary: Mapping[str, Any]
+) -> Iterator[str]:
     """What is odd about a run.
 
     Args:
         policy: What decided.
         name: What it is called.
+        trace: The `trace` section.
         sim: Configuration of the host.
         summary: Content of `summary.json`.
     """
     yield from _inert(policy, name, sim, summary)
     if isinstance(policy, Compose):
         yield from policy.advice
+    if summary["programs"] == 1 and trace["source"] == "file" and trace["arrivals"] in _DRAWN:
+        yield f"trace.arrivals={trace['arrivals']} moves the one program of the trace and has no other effect"
     if summary["refused_calls"]:
         calls, programs = counted(summary["refused_calls"], "call"), counted(summary["refused_programs"], "program")
         yield f"{calls} in {programs} refused: longer than the model or the memory allows; they are in no latency"

@@ -97,11 +97,12 @@ def parse_json(raw: bytes) -> Any:
         BadInput: without file and line.
     """
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_pairs)
+        text = raw.decode("utf-8")
+        return json.loads(text, object_pairs_hook=_pairs)
     except UnicodeDecodeError as error:
         raise BadInput(f"must be UTF-8 (byte {error.start + 1} is not)") from None
     except json.JSONDecodeError as error:
-        raise BadInput(f"must be JSON ({error.msg} at character {error.pos + 1})") from None
+        raise BadInput(f"must be JSON ({error.msg} at character {error.pos + 1})", value=text.strip()) from None
     except RecursionError:
         raise BadInput("must be JSON of reasonable depth") from None
     except ValueError:

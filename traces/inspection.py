@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+from tokencake.traces.errors import BadInput
 from tokencake.traces.files import StrPath
+from tokencake.traces.importers import detect, native
 from tokencake.traces.io import read_trace, trace_sha256
 from tokencake.traces.percentiles import percentile
 from tokencake.traces.prefix import PrefixIndex
@@ -25,6 +27,10 @@ def validate_trace(path: StrPath) -> dict[str, int]:
     Raises:
         BadInput: for the first thing that is wrong.
     """
+    source = detect(path).SOURCE
+    if source != native.SOURCE:
+        rule = f"must be a trace, and is a recording ({source}); tokencake trace import makes a trace of it"
+        raise BadInput(rule, file=path)
     counts = {"programs": 0, "calls": 0, "tool_calls": 0}
     for program in read_trace(path):
         calls = sum(isinstance(node, LLMNode) for node in program.nodes)

@@ -74,6 +74,15 @@ def test_a_hook_that_is_misspelt_beside_another_is_pointed_out(capsys):
     assert line.endswith("Half: method obsrve is no hook and is never asked; did you mean observe?")
 
 
+def test_drawing_the_arrival_of_one_program_is_said_to_have_no_effect(capsys):
+    for count, told in ((1, True), (2, False)):
+        words = ["trace", "generate", "demo", "few.jsonl", f"programs_count={count}", "--overwrite"]
+        assert main(words) == 0
+        capsys.readouterr()
+        assert main(["run", "trace.path=few.jsonl", "trace.arrivals=poisson", "trace.qps=1", f"out={count}"]) == 0
+        assert ("trace.arrivals=poisson moves the one program of the trace" in capsys.readouterr().err) == told
+
+
 def test_when_nothing_can_run_that_is_said(capsys):
     lines, out = said(capsys, "policy=vllm", "engine.max_model_len=100")
     assert any("refused: longer than the model or the memory allows" in line for line in lines)

@@ -1,5 +1,6 @@
 """Traces that a run reads: odd, broken, empty, too long."""
 
+import gzip
 import json
 
 import pandas as pd
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ([], "importer knows"),
+        ([], "must not be empty: the first line is a header"),
         (["{}"], "importer knows"),
         (['{"format": "tokencake-trace", "version": 99, "name": "x"}'], "version"),
         (['{"format": "tokencake-trace", "version": 1, "name": "x"}', "{"], "bad.jsonl:2"),
@@ -46,11 +47,50 @@ def test_programs_may_stand_in_any_order(tmp_path, capsys):
     assert tables[0][columns].equals(tables[1][columns])
 
 
-def test_an_empty_trace_is_an_empty_result_or_one_line(tmp_path, capsys):
+def test_a_trace_without_a_program_is_one_line(tmp_path, capsys):
     (tmp_path / "none.jsonl").write_text('{"format": "tokencake-trace", "version": 1, "name": "x"}\n')
-    code = main(["run", "trace.path=none.jsonl", "out=a"])
-    assert code == 0
-    assert json.loads((tmp_path / "a" / "summary.json").read_text())["programs"] == 0
+    (tmp_path / "none.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n")
+    for name in ("none.jsonl", "none.csv"):
+        line = refused(capsys, "run", f"trace.path={name}", "out=a")
+        assert line == f"tokencake: {name}: must hold at least 1 program to run, and holds none\n"
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"a,b\n1,2\n", ":1: must begin something that an importer knows (tokencake: first line {"),
+        ("a.csv", b"a,b\n1,2\n", "request_list: CSV with columns arrived_at, num_prefill_tokens, num_decode_tokens;"),
+        ("a.csv", b"\na,b\n", ":2: must begin something"),
+        (
+            "a.jsonl",
+            b'{"timestamp": 3}\n',
+            "mooncake: JSON Lines with timestamp, input_length, output_length,",
+        ),
+        ("a.jsonl", b"hello\n", "docs/traces.md), got 'hello'"),
+        ("a.jsonl", b"\xff\x00", ":1: must begin something"),
+        ("a.jsonl", b"", ":1: must not be empty: the first line is a header"),
+        ("a.jsonl.gz", gzip.compress(b""), ":1: must not be empty: the first line is a header"),
+        (
+            "a.jsonl",
+            b'{"program": "p", "nodes": []}\n',
+            ':1: must be a header (first line {"format": "tok',
+        ),
+    ],
+)
+def test_what_is_no_trace_is_said_alike_everywhere(name, content, said, tmp_path, capsys):
+    (tmp_path / name).write_bytes(content)
+    words = (["run", f"trace.path={name}"], *(["trace", action, name] for action in ("inspect", "validate")))
+    lines = {refused(capsys, *each) for each in (*words, ["trace", "import", name, "out.jsonl"])}
+    assert len(lines) == 1
+    assert f"{name}:" in str(lines) and said in lines.pop()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_recording_is_no_trace_but_can_be_made_one(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,10,5\n")
+    line = refused(capsys, "trace", "validate", "list.csv")
+    assert "list.csv: must be a trace, and is a recording (request_list); tokencake trace import makes" in line
 
 
 def test_a_truncated_archive_is_one_line(tmp_path, capsys):

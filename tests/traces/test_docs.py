@@ -46,7 +46,7 @@ def test_every_importer_rule_is_documented(table: str) -> None:
         value
         for module in modules[table]
         for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, str) and " " in value
+        if name.isupper() and name != "FORM" and isinstance(value, str) and " " in value
     }
     text = DOCS.read_text().replace("request (call)", "call").replace("call (request)", "call")
     for rule in rules:

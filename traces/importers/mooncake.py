@@ -29,6 +29,7 @@ SOURCE = "mooncake"
 APP = "mooncake"
 BLOCK_TOKENS = 512
 KEYS = ("timestamp", "input_length", "output_length", "hash_ids")
+FORM = f"JSON Lines with {', '.join(KEYS)}"
 UNKNOWN = "unknown key ignored"
 
 

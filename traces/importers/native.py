@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tokencake.traces.importers.report import Report
 from tokencake.traces.io import Trace, read_trace
-from tokencake.traces.schema import FORMAT, Header, LLMNode, Program
+from tokencake.traces.schema import FORMAT, VERSION, Header, LLMNode, Program
 
 SOURCE = "tokencake"
+FORM = f'first line {{"format": "{FORMAT}", "version": {VERSION}, "name": "..."}}'
 
 
 def sniff(path: Path, head: bytes) -> bool:

@@ -22,6 +22,7 @@ from tokencake.traces.schema import Header, LLMNode, Piece, Program
 SOURCE = "request_list"
 APP = "request"
 COLUMNS = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
+FORM = f"CSV with columns {', '.join(COLUMNS)}"
 NO_PROMPT = "request without prompt tokens: 1 used"
 NO_OUTPUT = "request without output tokens: 1 used"
 EXTRA = "column ignored"

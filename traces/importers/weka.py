@@ -40,6 +40,7 @@ from tokencake.traces.importers.weka_session import Session, read_session
 from tokencake.traces.schema import Header, LLMNode, Program
 
 SOURCE = "weka"
+FORM = "JSON with requests, block_size, hash_id_scope"
 NO_ID = "session without id: file name used"
 SAME_ID = "session id seen before: number added"
 OTHER = "file or folder that is no .json, .json.gz or .json.zst: left out"
