@@ -28,7 +28,10 @@ def t95(degrees: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its 95 % confidence interval; with one value the interval is unknown (`low` and `high` are NaN)."""
+    """A mean with its 95 % confidence interval.
+
+    With one value the interval is unknown (`low` and `high` are NaN); where one of the values is NaN, so is the mean.
+    """
 
     mean: float
     low: float
@@ -50,8 +53,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if not values:
         raise ValueError("interval of no values")
     mean = fmean(values)
-    if len(values) == 1:
-        return Interval(mean, math.nan, math.nan, 1)
+    if len(values) == 1 or math.isnan(mean):
+        return Interval(mean, math.nan, math.nan, len(values))
     half = t95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half, len(values))
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from statistics import median
+from typing import Any
+
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from tokencake.experiments.comparison import Comparison, samples
 from tokencake.experiments.metrics import Interval, mean_interval, relative_change
+from tokencake.experiments.plots import intervals
 from tokencake.experiments.plots.latency_cdf import load_title
-from tokencake.experiments.plots.style import PAGE_IN, colour, folded, lines, new_figure
+from tokencake.experiments.plots.style import BUSY, PAGE_IN, PALE, WARM, colour, folded, lines, new_figure
 from tokencake.policies.pages import BOUNDS
 
 _RATIOS = (("latency_mean_s", "mean latency"), ("latency_p95_s", "95th percentile"))
 _PARTS = (
-    ("queue_mean_s", "queue", "#3d5166"),
-    ("prefill_mean_s", "prefill and loads", "#E69F00"),
-    ("decode_mean_s", "decode", "#b9cfe0"),
+    ("queue_mean_s", "queue", BUSY),
+    ("prefill_mean_s", "prefill and loads", WARM),
+    ("decode_mean_s", "decode", PALE),
 )
-_FAR = 2.5  # a policy this many times as slow as the first is written at the edge: it would squeeze all others
+_FAR = 2.5  # times the middle ratio, and times 1: slower ones are numbers at the edge, or they would squeeze all others
 _LEAST_REACH = 0.05  # the axis goes at least this far to both sides of 1, or nothing would look like something by zoom
 _ROW_IN = 0.165  # height of a row, in inches
 _NAME, _AXIS = 34, 24  # characters of a line beside and below the axes
@@ -31,8 +36,9 @@ def by_policy(comparison: Comparison) -> Figure | None:
 
     Left, mean and 95th percentile of program latency over those of the first policy: ratios of means over common seeds
     with their 95 % intervals (none with one seed). Right, what a call waited and took, and the interval of the sum.
-    Policies that know the future have hollow markers. The means choose the axis: an interval may go beyond it, and
-    a policy that is many times slower is a number at its edge.
+    Policies that know the future have hollow markers. An interval that would squeeze all others ends in an arrow and
+    the value that it goes on to, and a policy that is many times slower is a number at the edge. One that cannot be
+    compared has no point, and its name says why.
     """
     if len(comparison.series) < 2:
         return None
@@ -46,75 +52,92 @@ def by_policy(comparison: Comparison) -> Figure | None:
         metric: {series: _ratio(group, groups[base], metric) for series, group in groups.items()}
         for metric, _ in _RATIOS
     }
-    first = ratios[_RATIOS[0][0]]
-    order = sorted(groups, key=lambda series: first[series].mean, reverse=True)
-    bounds = [comparison.runs[int(groups[s]["run"].iloc[0])].config["policy"]["name"] in BOUNDS for s in order]
-    names = [folded(series, _NAME) for series in order]
+    first = {series: interval.mean for series, interval in ratios[_RATIOS[0][0]].items()}
+    order = sorted(groups, key=lambda series: math.inf if math.isnan(first[series]) else first[series], reverse=True)
+    names = [folded(series + _why_not(groups[series], first[series]), _NAME) for series in order]
     relative = folded(f"relative to {base}", _AXIS)
-    height = 0.85 + _ROW_IN * (len(order) * max(map(lines, names)) + lines(relative) - 1)
+    height = 0.95 + _ROW_IN * (len(order) * max(map(lines, names)) + lines(relative) - 1 + (load is not None))
     figure, axes = new_figure(PAGE_IN, height, columns=3, sharey=True)
-    for axis, (metric, title) in zip(axes, _RATIOS, strict=False):
-        _dots(axis, [ratios[metric][series] for series in order], bounds)
-        axis.set_title(title, loc="left")
+    hollow = [comparison.runs[int(groups[s]["run"].iloc[0])].config["policy"]["name"] in BOUNDS for s in order]
+    for axis, (metric, name) in zip(axes, _RATIOS, strict=False):
+        _dots(axis, [ratios[metric][series] for series in order], hollow)
+        axis.set_title(name, loc="left")
         axis.set_xlabel(relative)
     axes[0].set_yticks(range(len(order)), names)
     axes[0].set_ylim(-0.7, len(order) - 0.3)
-    _seconds(axes[2], [groups[series] for series in order], [first[series].mean > _FAR for series in order])
-    handles, labels = axes[2].get_legend_handles_labels()
-    if any(bounds):
-        handles.insert(0, Line2D([], [], marker="o", linestyle="", color=colour(0), markerfacecolor="white"))
-        labels.insert(0, "knows the future")
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(handles), handlelength=1.0)
-    if load is not None:
-        figure.suptitle(load_title(comparison, load), fontsize=8, x=0.02, horizontalalignment="left")
+    slow = _FAR * _middle(list(first.values()))
+    wholes = [_whole(groups[series]) for series in order]
+    _seconds(axes[2], [groups[series] for series in order], wholes, [first[series] > slow for series in order])
+    for axis in axes[1:]:
+        axis.tick_params(left=False)
+    scatter = any(each.low < each.high for each in (*wholes, *ratios[_RATIOS[0][0]].values()))
+    title = "" if load is None else load_title(comparison, load)
+    _legend(figure, axes[2].get_legend_handles_labels(), scatter=scatter, hollow=any(hollow), title=title)
     return figure
 
 
+def _legend(figure: Figure, parts: tuple[list[Artist], list[Any]], *, scatter: bool, hollow: bool, title: str) -> None:
+    """What is drawn, in one row below the load."""
+    handles, labels = parts
+    if scatter:
+        handles.insert(0, Line2D([], [], color="black", linewidth=0.9))
+        labels.insert(0, intervals.LABEL)
+    if hollow:
+        handles.insert(0, Line2D([], [], marker="o", linestyle="", color=colour(0), markerfacecolor="white"))
+        labels.insert(0, "knows the future")
+    heading: dict[str, Any] = {"title": title, "title_fontsize": 8} if title else {}
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(handles), handlelength=1.0, **heading)
+
+
 def _ratio(group: pd.DataFrame, base: pd.DataFrame, metric: str) -> Interval:
-    """A metric over that of the base, on common seeds; a ratio of means."""
+    """A metric over that of the base, on common seeds; a ratio of means. NaN where there is nothing to compare."""
     change = relative_change(samples(group, metric), samples(base, metric))
     if change is None:
-        return mean_interval([float("nan")])
+        return mean_interval([math.nan])
     return Interval(1 + change.mean, 1 + change.low, 1 + change.high, change.count)
 
 
-def _dots(axis: Axes, intervals: list[Interval], hollow: list[bool]) -> None:
-    axis.axvline(1.0, color="black", linewidth=0.8)
-    shown = [interval.mean for interval in intervals if interval.mean <= _FAR]
-    low, high = min(shown), max(shown)
-    margin = 0.1 * (high - low)
-    axis.set_xlim(min(low, 1 - _LEAST_REACH) - margin, max(high, 1 + _LEAST_REACH) + margin)
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    for y, (interval, bound) in enumerate(zip(intervals, hollow, strict=True)):
-        if interval.mean > _FAR:
-            _at_the_edge(axis, y, interval.mean)
+def _why_not(group: pd.DataFrame, ratio: float) -> str:
+    if not math.isnan(ratio):
+        return ""
+    return " (no program finished)" if group["latency_mean_s"].isna().all() else " (not comparable)"
+
+
+def _middle(means: list[float]) -> float:
+    """The median ratio, and 1 at least."""
+    return median([max(mean, 1.0) for mean in means if not math.isnan(mean)] or [1.0])
+
+
+def _dots(axis: Axes, ratios: list[Interval], hollow: list[bool]) -> None:
+    far = _FAR * _middle([ratio.mean for ratio in ratios])
+    near = [ratio for ratio in ratios if ratio.mean <= far]
+    axis.axvline(1.0, color="#888888", linewidth=0.8)
+    intervals.fit(axis, [1 - _LEAST_REACH, *(ratio.mean for ratio in near), 1 + _LEAST_REACH], near)
+    for y, (ratio, bound) in enumerate(zip(ratios, hollow, strict=True)):
+        if ratio.mean > far:
+            intervals.beyond(axis, y, ratio)
             continue
-        if interval.low < interval.high:
-            axis.plot([interval.low, interval.high], [y, y], color=colour(0), linewidth=1.2)
-        axis.plot(interval.mean, y, "o", color=colour(0), markerfacecolor="white" if bound else colour(0))
+        intervals.interval(axis, y, ratio)
+        axis.plot(ratio.mean, y, "o", color=colour(0), markerfacecolor="white" if bound else colour(0))
 
 
-def _seconds(axis: Axes, groups: list[pd.DataFrame], far: list[bool]) -> None:
+def _whole(group: pd.DataFrame) -> Interval:
+    """What a call waited and took."""
+    return mean_interval(group[[metric for metric, _, _ in _PARTS]].sum(axis=1, skipna=False).tolist())
+
+
+def _seconds(axis: Axes, groups: list[pd.DataFrame], wholes: list[Interval], far: list[bool]) -> None:
     left = [0.0] * len(groups)
     for metric, label, shade in _PARTS:
-        width = [float(group[metric].mean()) for group in groups]
+        width = [float(group[metric].mean(skipna=False)) for group in groups]
+        width = [0.0 if math.isnan(each) else each for each in width]
         axis.barh(range(len(groups)), width, left=left, height=0.7, color=shade, label=label)
         left = [a + b for a, b in zip(left, width, strict=True)]
-    for y, (group, beyond) in enumerate(zip(groups, far, strict=True)):
-        whole = mean_interval(group[[metric for metric, _, _ in _PARTS]].sum(axis=1).tolist())
-        if whole.low < whole.high and not beyond:
-            axis.plot([whole.low, whole.high], [y, y], color="black", linewidth=0.8)
-    axis.set_xlim(0, 1.1 * max(total for total, beyond in zip(left, far, strict=True) if not beyond))
-    for y, (total, beyond) in enumerate(zip(left, far, strict=True)):
-        if beyond:
-            _at_the_edge(axis, y, total)
+    near = [whole for whole, beyond in zip(wholes, far, strict=True) if not beyond]
+    longest = max((total for total, beyond in zip(left, far, strict=True) if not beyond), default=0.0)
+    intervals.fit(axis, [0.0, longest or 1.0], near, least=0.0)
+    for y, (whole, beyond) in enumerate(zip(wholes, far, strict=True)):
+        (intervals.beyond if beyond else intervals.interval)(axis, y, whole)
+    axis.axvline(0.0, color="black", linewidth=0.8)
     axis.set_title("where a call's time goes", loc="left")
     axis.set_xlabel("seconds per call")
-
-
-def _at_the_edge(axis: Axes, y: float, value: float) -> None:
-    """What lies beyond the axis, as a number."""
-    text = f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-    place = axis.get_yaxis_transform()
-    axis.text(0.99, y, f"{text} \N{RIGHTWARDS ARROW}", transform=place, ha="right", va="center", fontsize=7, bbox=box)

@@ -1,16 +1,32 @@
 """Cumulative distribution of program latency, one curve a policy."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from tokencake.experiments.comparison import Comparison
 from tokencake.experiments.keys import with_value
-from tokencake.experiments.plots.style import COLUMN_IN, PAGE_IN, colour, legend, line, new_figure
+from tokencake.experiments.plots.style import (
+    COLUMN_IN,
+    PAGE_IN,
+    colour,
+    legend,
+    line,
+    new_figure,
+    panel_title,
+    thousands,
+)
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _PANELS = 3
+_MOST = 8  # policies in one panel
+_COLUMNS = 4  # where each has its own
 _WIDE_RANGE = 30.0  # where the longest latency is more than this many medians, the axis is logarithmic
 
 
@@ -33,36 +49,97 @@ def load_title(comparison: Comparison, value: Any) -> str:
 
 
 def latency_cdf(comparison: Comparison) -> Figure:
-    """Share of programs finished within a time, pooled over seeds; refused programs never finish and lower the top."""
+    """Share of programs finished within a time, pooled over seeds; refused programs never finish and lower the top.
+
+    A panel a load; of more policies than can be told apart, a panel each beside the first one, at the highest load.
+    """
+    many = len(comparison.series) > _MOST
+    return _panel_each(comparison) if many else _panel_a_load(comparison)
+
+
+def _panel_a_load(comparison: Comparison) -> Figure:
     panels = panel_values(comparison)
     width = COLUMN_IN if len(panels) == 1 else PAGE_IN
     figure, axes = new_figure(width, 2.35, columns=len(panels), sharex=True, sharey=True)
-    shown: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+    handles: dict[str, Artist] = {}
+    shown = []
     for axis, value in zip(axes, panels, strict=True):
-        frame = comparison.frame
-        at_load = frame if value is None else frame[frame[comparison.load] == value]
-        for index, series in enumerate(comparison.series):
-            chosen = at_load.loc[at_load["series"] == series, "run"]
-            latencies = _latencies(comparison, [int(i) for i in chosen])
-            finished = np.sort(latencies[~np.isnan(latencies)])
-            if not len(finished):
-                continue
-            shown.append(finished)
-            share = np.arange(1, len(finished) + 1) / len(latencies)
-            x, y = np.concatenate([[finished[0]], finished]), np.concatenate([[0.0], share])
-            axis.step(x, y, where="post", color=colour(index), linestyle=line(index), label=series)
+        curves = _curves(comparison, value)
+        for index, (series, curve) in enumerate(curves.items()):
+            (handles[series],) = _step(axis, curve, color=colour(index), linestyle=line(index))
+        shown += list(curves.values())
         axis.set_title(load_title(comparison, value), loc="left")
         axis.set_xlabel("program latency (s)")
-        axis.set_ylim(0, 1.02)
-    if any(f[-1] > _WIDE_RANGE * np.median(f) for f in shown) and all(f[0] > 0 for f in shown):
-        axes[0].set_xscale("log")  # shared by all panels
-    else:
-        axes[0].set_xlim(left=0)
+        if not any(len(curve.finished) for curve in curves.values()):
+            axis.text(0.5, 0.5, "no program finished", transform=axis.transAxes, ha="center")
+    _finish(axes, shown)
     axes[0].set_ylabel("share of programs")
-    legend(figure, *axes[0].get_legend_handles_labels())
+    legend(figure, list(handles.values()), list(handles), title=_note(shown))
     return figure
 
 
-def _latencies(comparison: Comparison, chosen: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    columns = [comparison.runs[i].table("programs")["latency_s"].to_numpy(dtype=float) for i in chosen]
-    return np.concatenate(columns) if columns else np.empty(0)
+def _panel_each(comparison: Comparison) -> Figure:
+    value = panel_values(comparison)[-1]
+    base, *others = comparison.series
+    curves = _curves(comparison, value)
+    rows = -(-len(others) // _COLUMNS)
+    figure, axes = new_figure(PAGE_IN, 0.6 + 1.25 * rows, columns=_COLUMNS, rows=rows, sharex=True, sharey=True)
+    for axis, series in zip(axes, others, strict=False):
+        (own,) = _step(axis, curves[series], color=colour(0))
+        (first,) = _step(axis, curves[base], color="#888888", linestyle=line(1), linewidth=1.0)
+        panel_title(axis, series, _COLUMNS)
+    for axis in axes[len(others) :]:
+        axis.set_visible(False)
+    for axis in axes[len(others) - _COLUMNS : len(others)]:
+        axis.set_xlabel("program latency (s)")
+        axis.tick_params(labelbottom=True)
+    for axis in axes[::_COLUMNS]:
+        axis.set_ylabel("share of programs")
+    _finish(axes, list(curves.values()))
+    title = "; ".join(filter(None, (load_title(comparison, value), _note(list(curves.values())))))
+    legend(figure, [own, first], ["the policy of the panel", base], title=title)
+    return figure
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Sorted latencies of the programs that finished, of so many."""
+
+    finished: Array
+    programs: int
+
+
+def _curves(comparison: Comparison, value: Any) -> dict[str, _Curve]:
+    frame = comparison.frame
+    at_load = frame if value is None else frame[frame[comparison.load] == value]
+    curves = {}
+    for series in comparison.series:
+        runs = at_load.loc[at_load["series"] == series, "run"]
+        columns = [comparison.runs[int(i)].table("programs")["latency_s"].to_numpy(dtype=float) for i in runs]
+        latencies = np.concatenate([np.empty(0), *columns])
+        curves[series] = _Curve(np.sort(latencies[~np.isnan(latencies)]), len(latencies))
+    return curves
+
+
+def _step(axis: Axes, curve: _Curve, **look: Any) -> list[Line2D]:
+    x = np.concatenate([curve.finished[:1], curve.finished])
+    return axis.step(x, np.arange(len(x)) / max(curve.programs, 1), where="post", **look)
+
+
+def _finish(axes: list[Axes], curves: list[_Curve]) -> None:
+    """Axes that all panels share."""
+    shown = [curve.finished for curve in curves if len(curve.finished)]
+    axes[0].set_ylim(0, 1.02)
+    if not shown:
+        axes[0].set_xticks([])
+        return
+    if any(f[-1] > _WIDE_RANGE * np.median(f) for f in shown) and all(f[0] > 0 for f in shown):
+        axes[0].set_xscale("log")
+    else:
+        axes[0].set_xlim(left=0)
+    thousands(axes[0].xaxis)
+
+
+def _note(curves: list[_Curve]) -> str:
+    refused = any(0 < len(curve.finished) < curve.programs for curve in curves)
+    return "a curve ends below 1 where programs were refused" if refused else ""

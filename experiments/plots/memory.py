@@ -5,15 +5,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from tokencake.experiments.comparison import Comparison
 from tokencake.experiments.plots.latency_cdf import load_title
-from tokencake.experiments.plots.style import PAGE_IN, legend, new_figure, panel_title
+from tokencake.experiments.plots.style import (
+    BLANK,
+    BUSY,
+    PAGE_IN,
+    PALE,
+    WARM,
+    legend,
+    new_figure,
+    panel_title,
+    thousands,
+)
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 # Bottom to top; dark is busy, orange is held idle, light is reusable, near white is empty.
-_LAYERS = (("running", "#3d5166"), ("stalled", "#E69F00"), ("cached", "#b9cfe0"), ("free", "#f4f4f4"))
+_LAYERS = (("running", BUSY), ("stalled", WARM), ("cached", PALE), ("free", BLANK))
 _BINS = 400
 
 
@@ -42,11 +53,9 @@ def memory(comparison: Comparison) -> Figure | None:
     rows = -(-len(tables) // columns)
     figure, axes = new_figure(PAGE_IN, 0.5 + 1.55 * rows, columns=columns, rows=rows, sharex=True, sharey=True)
     for axis, (series, table) in zip(axes, tables.items(), strict=False):
-        edges = np.linspace(float(table["time_s"].iloc[0]), float(table["time_s"].iloc[-1]), _BINS + 1)
+        edges = np.linspace(0.0, float(table["time_s"].iloc[-1]), _BINS + 1)
         layers = _shares(table, edges)
-        axis.stackplot(
-            edges[:-1], layers, colors=[c for _, c in _LAYERS], labels=[n for n, _ in _LAYERS], linewidth=0, step="post"
-        )
+        axis.stackplot(edges[:-1], layers, colors=[shade for _, shade in _LAYERS], linewidth=0, step="post")
         panel_title(axis, series, columns)
         axis.set_xlim(0, end)
         axis.set_ylim(0, 100)
@@ -56,11 +65,12 @@ def memory(comparison: Comparison) -> Figure | None:
     for axis in axes[max(0, len(tables) - columns) : len(tables)]:
         axis.set_xlabel("time (s)")
         axis.tick_params(labelbottom=True)
+        thousands(axis.xaxis)
     for axis in axes[::columns]:
         axis.set_ylabel("GPU KV blocks (%)")
-    handles, labels = axes[0].get_legend_handles_labels()
+    handles = [Patch(facecolor=shade, edgecolor="#888888", linewidth=0.4) for _, shade in _LAYERS]
     title = _title(comparison, next(iter(chosen.values())))
-    legend(figure, handles, labels, title=title)
+    legend(figure, handles, [name for name, _ in _LAYERS], title=title)
     return figure
 
 
@@ -80,7 +90,10 @@ def _title(comparison: Comparison, run: int) -> str:
 
 
 def _shares(table: pd.DataFrame, edges: Array) -> list[Array]:
-    time = table["time_s"].to_numpy(dtype=float)
-    blocks = [time_mean(time, table[f"{name}_blocks"].to_numpy(dtype=float), edges) for name, _ in _LAYERS]
+    """Per cent of the pool by layer and bin; until the first arrival all is free."""
+    counts = table[["time_s", *(f"{name}_blocks" for name, _ in _LAYERS)]].to_numpy(dtype=float)
+    empty = [0.0] * len(_LAYERS) + [counts[0, 1:].sum()]
+    time, *layers = np.vstack([empty, counts]).T
+    blocks = [time_mean(time, layer, edges) for layer in layers]
     total = np.maximum(np.sum(blocks, axis=0), 1.0)
     return [100.0 * layer / total for layer in blocks]

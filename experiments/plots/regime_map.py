@@ -11,8 +11,8 @@ from matplotlib.colors import TwoSlopeNorm
 from tokencake.experiments.plots.style import PAGE_IN, new_figure, paper_style, save
 
 _KEY = (
-    "First line: change of mean latency in per cent ± half of its 95 % interval (~: includes 0). "
-    "Second line: the baseline's turnover / P90 tool."
+    "First line: mean latency of tokencake over that of vllm, change in per cent ± half of its 95 % interval"
+    " (~: includes 0).\nSecond line: turnover of vllm's KV over the P90 of tools."
 )
 Changes = Sequence[Sequence[tuple[float, float]]]
 Ratios = Sequence[Sequence[float]]
@@ -58,7 +58,7 @@ def draw(
                     ax.text(x, y, text, ha="center", va="center", fontsize=6, color=colour)
         axes[0].set_ylabel("GPU memory (blocks of 16 tokens)")
         figure.suptitle(_KEY, fontsize=7, x=0.02, horizontalalignment="left")
-        figure.colorbar(image, ax=axes, label="change of mean latency (%)", shrink=0.9)
+        figure.colorbar(image, ax=axes, label="change of mean latency (%)", shrink=0.9, fraction=0.05, pad=0.01)
         return save(figure, stem, formats)
 
 
@@ -67,7 +67,7 @@ def _change(mean: float, half: float) -> str:
     text = f"{mean:+.0f}" if round(mean) else "0"
     if math.isnan(half):
         return text
-    return f"{'~' if abs(mean) <= half and round(half) else ''}{text} ±{half:.0f}"
+    return f"{'~' if abs(mean) <= half and round(half) else ''}{text} ±{half:.0f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _ratio(value: float) -> str:

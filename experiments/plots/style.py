@@ -9,19 +9,24 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 COLUMN_IN = 3.5  # one column of a two-column paper, in inches
 PAGE_IN = 7.0
 
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D00")
+BUSY, WARM, PALE, BLANK = "#3d5166", "#DD8000", "#b9cfe0", "#f0f0f0"
+"""Fills of stacked parts: even steps of grey where there is no colour."""
+
 LineStyle = str | tuple[float, tuple[float, ...]]
 _LINES: tuple[LineStyle, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)))
 _CHARACTERS_PER_IN = 17  # of a legend's size
 _HANDLE = 8  # characters that a legend's line and gaps take
-_MOST_COLUMNS = 4
+_MOST_COLUMNS = 5
 _ROW_IN = 0.14  # height of a legend's row
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "d")
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def line(index: int) -> LineStyle:
 
 
 def marker(index: int) -> str:
-    """The marker of the policy with this index."""
+    """The marker of the policy with this index; more than colours, so that policies of one colour differ."""
     return _MARKERS[index % len(_MARKERS)]
 
 
@@ -77,6 +82,16 @@ def new_figure(
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, [ax for row in axes for ax in row]
+
+
+def round_ticks() -> MaxNLocator:
+    """About five ticks, at numbers that are easy to read."""
+    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+
+
+def thousands(axis: Axis) -> None:
+    """Numbers as they are read: 100,000, and not 100000 or 1e5."""
+    axis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
 
 
 def folded(text: str, room: int) -> str:

@@ -5,9 +5,11 @@ import math
 
 import pandas as pd
 import pytest
+from matplotlib.lines import Line2D
 
 from tokencake.experiments.agreement import STEP_TIME, compare, pair_up
 from tokencake.experiments.cli import main
+from tokencake.experiments.plots.agreement import agreement
 from tokencake.experiments.ranking import rankings
 from tokencake.experiments.results import find_runs
 
@@ -222,3 +224,20 @@ def test_what_cannot_be_compared_is_one_line(write, tmp_path, capsys):
         captured = capsys.readouterr()
         assert said in captured.err
         assert captured.err.count("\n") == 1
+
+
+def test_the_figure_names_every_policy_and_tells_them_apart_without_colour(write, tmp_path):
+    """One that was not run in the first setting, too; with one setting the markers differ."""
+    for host, latency in (("live", 10.0), ("sim", 9.0)):
+        write(host, host, "vllm", latency)
+        write(host, host, "vllm-offload", latency)
+    legend = agreement(pair_up([find_runs([tmp_path / host]) for host in ("live", "sim")])).legends[0]
+    markers = [handle.get_marker() for handle in legend.legend_handles if isinstance(handle, Line2D)]
+    assert len(set(markers)) == 2
+    for host, latency in (("live", 10.0), ("sim", 9.0)):
+        write(host, host, "vllm", latency, qps=1.0)
+        write(host, host, "vllm-priority", latency, qps=1.0)
+    legend = agreement(pair_up([find_runs([tmp_path / host]) for host in ("live", "sim")])).legends[0]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert sorted(names[:3]) == ["vllm", "vllm-offload", "vllm-priority"]
+    assert names[3:] == ["qps=0.5", "qps=1.0", "within 10 %"]

@@ -1,4 +1,6 @@
+import math
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,12 @@ from PIL import Image
 from commands import files, refused
 from tokencake.experiments.cli import main
 from tokencake.experiments.comparison import collect
+from tokencake.experiments.metrics import mean_interval
 from tokencake.experiments.plots import draw
 from tokencake.experiments.plots.by_policy import by_policy
-from tokencake.experiments.plots.memory import time_mean
+from tokencake.experiments.plots.latency_cdf import latency_cdf
+from tokencake.experiments.plots.latency_load import latency_load
+from tokencake.experiments.plots.memory import memory, time_mean
 from tokencake.experiments.plots.style import paper_style
 from tokencake.experiments.results import Run, find_runs
 
@@ -55,7 +60,7 @@ def test_policies_stand_in_order_of_their_mean_with_paired_intervals(fake_run):
     assert [axis.get_yticklabels()[int(y)].get_text() for y in hollow] == ["srpf"]
     ratios = {axis.get_yticklabels()[int(d.get_ydata()[0])].get_text(): d.get_xdata()[0] for d in dots}
     assert ratios == pytest.approx(dict(means / means["vllm"]))
-    whiskers = [line for line in axis.lines if line.get_marker() != "o" and line.get_color() != "black"]
+    whiskers = [line for line in axis.lines if len(line.get_xdata()) == 2 and len(set(line.get_ydata())) == 1]
     assert len(whiskers) == len(names) - 1  # none for stock vLLM, which does not differ from itself
 
 
@@ -73,6 +78,111 @@ def test_one_that_is_far_slower_squeezes_nobody(fake_run):
         assert [text.get_text() for text in axis.texts] == ["130 \N{RIGHTWARDS ARROW}"]
     assert len(figure.axes[2].texts) == 1
     assert figure.axes[2].get_xlim()[1] < 2 * base[:, 2:].sum(axis=1).mean()
+
+
+def set_latencies(comparison, **values):
+    """Put latencies, one a seed, and calls' times in their proportion into the rows of a policy."""
+    metrics = ["latency_mean_s", "latency_p95_s", "queue_mean_s", "prefill_mean_s", "decode_mean_s"]
+    for name, seeds in values.items():
+        for metric in metrics:
+            comparison.frame.loc[comparison.frame["policy"] == name, metric] = seeds
+    return comparison
+
+
+def whiskers(axis):
+    """Both ends of the interval in each row that has one."""
+    lines = [line for line in axis.lines if len(line.get_xdata()) == 2 and len(set(line.get_ydata())) == 1]
+    return {int(line.get_ydata()[0]): list(line.get_xdata()) for line in lines}
+
+
+def test_an_interval_is_whole_or_says_where_it_goes_on_to(fake_run):
+    """In every panel: one beyond the dots moves the axis, one that would squeeze them ends in an arrow and a number."""
+    seeds = {"vllm": [10.0, 10.0, 10.0], "near": [9.0, 9.5, 10.5], "wide": [1.0, 12.0, 30.0], "good": [6.0, 6.0, 6.0]}
+    runs = [Run(fake_run(f"{name}-{seed}", name, seed=seed)) for name in seeds for seed in range(3)]
+    comparison = set_latencies(collect(runs), **seeds)
+    figure = by_policy(comparison)
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    near, wide = rows.index("near"), rows.index("wide")
+    found = mean_interval(seeds["wide"])
+    for axis, scale in zip(figure.axes, (10.0, 10.0, 1 / 3), strict=True):
+        first, last = axis.get_xlim()
+        assert first < whiskers(axis)[near][0] < whiskers(axis)[near][1] < last
+        assert whiskers(axis)[wide] == [first, last]
+        left, right = (text.get_text() for text in axis.texts)
+        assert left.startswith("\N{LEFTWARDS ARROW} \N{MINUS SIGN}")
+        assert float(left.split()[1].replace("\N{MINUS SIGN}", "-")) == pytest.approx(found.low / scale, rel=0.05)
+        assert right.endswith("\N{RIGHTWARDS ARROW}")
+        assert float(right.split()[0]) == pytest.approx(found.high / scale, rel=0.05)
+        assert {text.get_position()[1] for text in axis.texts} == {wide}
+    assert figure.legends[0].get_texts()[0].get_text() == "95 % interval"
+
+
+@pytest.mark.parametrize("base", ["vllm", "none"])
+def test_a_policy_under_which_nothing_finished_has_no_point_and_says_so(fake_run, base):
+    """In the last row, whether it is one of those compared or what they are compared with."""
+    names = [base, *{"vllm", "none", "good"} - {base}]
+    comparison = collect([Run(fake_run(f"{name}-{seed}", name, seed=seed)) for name in names for seed in range(2)])
+    figure = by_policy(set_latencies(comparison, none=[math.nan, math.nan]))
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "none (no program finished)" in rows
+    assert base == "none" or rows[0] == "none (no program finished)"
+    points = [
+        line for line in figure.axes[0].lines if line.get_marker() == "o" and not np.isnan(line.get_xdata()).any()
+    ]
+    assert len(points) == (2 if base == "vllm" else 0)
+    assert base == "vllm" or sum("(not comparable)" in row for row in rows) == 2
+
+
+def test_runs_that_refused_everything_can_be_drawn(empty_directory):
+    tiny = ["+experiment=tiny", "trace=demo", "engine.max_model_len=100"]
+    assert main(["run", "-m", "policy=vllm,vllm-offload", *tiny, "out=runs"]) == 0
+    assert main(["plot", "runs", "--format=png"]) == 0
+    comparison = collect(find_runs([Path("runs")]))
+    assert [text.get_text() for text in latency_cdf(comparison).axes[0].texts] == ["no program finished"]
+
+
+def test_more_policies_than_colours_have_a_panel_each(fake_run):
+    names = ["vllm", *(f"p{i}" for i in range(9))]
+    figure = latency_cdf(collect([Run(fake_run(name, name)) for name in names]))
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title(loc="left") for axis in panels] == names[1:]
+    assert all(len(axis.lines) == 2 for axis in panels)
+    assert len({tuple(axis.lines[1].get_xdata()) for axis in panels}) == 1  # vllm's, beside each
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the policy of the panel", "vllm"]
+
+
+def test_many_loads_have_ticks_but_no_numbers_that_overlap(fake_run):
+    loads = (0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.31, 0.5, 1.0, 2.0, 4.9, 5.0)
+    with paper_style():
+        figure = latency_load(collect([Run(fake_run(f"q{qps}", qps=qps)) for qps in loads]))
+        FigureCanvasAgg(figure).draw()
+    for axis in figure.axes:
+        shown = [label for label in axis.get_xticklabels() if label.get_text()]
+        assert len(axis.get_xticks()) == len(loads)
+        assert [shown[0].get_text(), shown[-1].get_text()] == ["0.1", "5"]
+        boxes = [label.get_window_extent() for label in shown]
+        assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
+
+
+def test_a_band_that_would_squeeze_the_means_is_cut_and_says_how_far_it_goes(fake_run):
+    runs = [Run(fake_run(f"{qps}-{seed}", qps=qps, seed=seed)) for qps in (0.5, 1.0) for seed in range(2)]
+    comparison = collect(runs)
+    comparison.frame["latency_mean_s"] = [10.0, 30.0, 20.0, 20.1]
+    axis = latency_load(comparison).axes[0]
+    assert axis.get_ylim() == (0, 2.5 * 20.05)
+    assert [text.get_text() for text in axis.texts] == ["147 \N{UPWARDS ARROW}"]  # 20 + 12.7 * 14.1 / 1.41
+
+
+def test_memory_is_free_until_the_first_program_comes(fake_run):
+    """The table begins when it comes; the axis begins at 0."""
+    run = Run(fake_run("late"))
+    table = run.table("kv")
+    table["time_s"] += 10
+    table.to_parquet(run.path / "kv.parquet")
+    axis = memory(collect([Run(run.path)])).axes[0]
+    free = axis.collections[-1].get_paths()[0]
+    assert free.contains_points([(5, 1), (5, 50), (5, 99)]).all()
+    assert not free.contains_point((10.1 + float(table["time_s"].iloc[1] - 10), 1))
 
 
 def test_figures_and_tables_of_other_runs_do_not_stay(fake_sweep, tmp_path):
