@@ -102,7 +102,7 @@ class Actions:
             return "no block of the chain is on the GPU"
         stall.until_ps = until
         if until is not None:
-            host.clock.at(until, Priority.TIMER, host.notice, _nothing)
+            host.clock.at(until, Priority.TIMER, self._placement.liveness.wake, _nothing)
         return ""
 
     def _claim(self, stall: Stall, holding: Holding, blocks: int | None) -> None:
@@ -291,7 +291,8 @@ class Actions:
         at = wake_ps(action.at_s)
         if at <= host.now_ps:
             return "the time has passed"
-        host.clock.at(at, Priority.TIMER, host.notice, lambda: self._placement.ask(Trigger.TIMER))
+        ask = self._placement.ask
+        host.clock.at(at, Priority.TIMER, self._placement.liveness.wake, lambda: ask(Trigger.TIMER))
         return ""
 
     # -- transfers ------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tokencake.sim.blocks import BlockPool
 from tokencake.sim.calls import Call, ProgramRun, Status
 from tokencake.sim.chains import Chain, ContentTree
 from tokencake.sim.clock import Clock
-from tokencake.sim.config import NEVER, SimConfig, StuckError
+from tokencake.sim.config import NEVER, SimConfig
 from tokencake.sim.cpu import CpuTier
 from tokencake.sim.cpu_blocks import BlockCpuTier
 from tokencake.sim.decisions import DecisionLog
@@ -57,6 +57,7 @@ class Host:
 
     Attributes:
         latency: Time of a step; this run's own, so that nothing of it is left in the configuration.
+        noticed: Happenings so far.
         after_plan: Called whenever steps have been planned, if set; for those who check a run.
     """
 
@@ -81,6 +82,7 @@ class Host:
         self._depth = engine.pipeline
         self._ahead = None if self.scheduler.explicit else Ahead(self)
         self._inbox: list[Callable[[], None]] = []
+        self.noticed = 0
         self._wake_ps = NEVER
         self.after_plan: Callable[[], None] | None = None
         self.last_end_ps = 0
@@ -136,7 +138,7 @@ class Host:
             progress: Called with the number of programs done, at every program's end.
 
         Raises:
-            StuckError: Calls wait that the policy never admits, and nothing else will happen.
+            StuckError: The policy lets calls wait for ever, or nothing happen but its own wake-ups.
         """
         self.metrics.progress = progress
         self.driver.start()
@@ -146,11 +148,7 @@ class Host:
             self.link.collect()
         self.placement.close()
         if self.driver.programs:
-            names = ", ".join(list(self.driver.programs)[:3])
-            raise StuckError(
-                f"policy {type(self.policy).__name__} admits nothing while {len(self.scheduler.waiting)}"
-                f" calls wait and nothing else will happen (programs {names} ...)"
-            )
+            raise self.placement.liveness.stuck()
 
     # -- what the applications do (Engine protocol of the driver) -----------------------------------
 
@@ -195,6 +193,7 @@ class Host:
 
     def notice(self, happening: Callable[[], None]) -> None:
         """Deliver a happening when the engine next plans a step: now if it is idle."""
+        self.noticed += 1
         self._inbox.append(happening)
 
     def plan_at(self, at_ps: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tokencake.policies.api import Event, EventKind, Trigger, overrides
@@ -21,6 +22,10 @@ MOST_STEPS_IN_VAIN = 100_000
 """In so many steps calls may lose their memory with no more computed than the time before, and nobody else decodes."""
 
 
+MOST_WAKES = 1_000_000
+"""So often in a row a policy may have itself woken, by timers and ends of pins, while nothing else happens."""
+
+
 class Liveness:
     """Says whether reservations leave room, and gives something up when nothing else can move.
 
@@ -38,6 +43,8 @@ class Liveness:
         self._idle_plans = self._steps = 0
         self._changes = overrides(host.policy, "next_change")
         self._vain_steps = self._vain_at = self._ended = 0
+        self._wakes = self._woken_ps = 0
+        self._woken_since = (0, 0)
 
     def room(self, call: Call, blocks: int) -> bool:
         """Whether reservations leave a waiting call the ``blocks`` that it needs.
@@ -89,6 +96,35 @@ class Liveness:
         wake = min(end, self._change_ps())
         if wake < NEVER:
             host.plan_at(wake)
+
+    def wake(self, happening: Callable[[], None]) -> None:
+        """A time has come that the policy chose itself: let it happen.
+
+        Raises:
+            StuckError: Nothing else has happened for too many of them.
+        """
+        host = self._host
+        steps = host.metrics.steps
+        if self._woken_since != (steps, host.noticed):
+            self._wakes = 0
+        elif self._woken_ps < host.now_ps:
+            self._wakes += 1
+        host.notice(happening)
+        self._woken_since, self._woken_ps = (steps, host.noticed), host.now_ps
+        if self._wakes == MOST_WAKES:
+            raise StuckError(
+                f"policy {type(host.policy).__name__} had itself woken {MOST_WAKES:,} times in a row (Timer, Keep)"
+                f" while nothing else happened, until {host.now_ps / PS:g} s"
+            )
+
+    def stuck(self) -> StuckError:
+        """Calls wait, and nothing else will happen."""
+        host = self._host
+        names = ", ".join(list(host.driver.programs)[:3])
+        return StuckError(
+            f"policy {type(host.policy).__name__} admits nothing while {len(host.scheduler.waiting)}"
+            f" calls wait and nothing else will happen (programs {names} ...)"
+        )
 
     def unpark(self) -> bool:
         """Nothing is left to happen: let parked programs go, if calls wait; whether there were any."""

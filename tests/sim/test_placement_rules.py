@@ -195,6 +195,35 @@ def test_a_policy_under_which_nobody_gets_further_is_stopped(monkeypatch):
         simulate([one("p", call("c", [Piece("x", 64)], 8))], config, Preempts())
 
 
+class Renews(Policy):
+    """Sets its next timer, or the next end of a pin, so much later."""
+
+    def __init__(self, later_s, *, keeps):
+        self.later_s, self.keeps = later_s, keeps
+
+    def place(self, view, trigger, subject):
+        if trigger is Trigger.STALL and subject.next_calls:
+            return [Keep(view.now + self.later_s) if self.keeps else Timer(view.now + self.later_s)]
+        if self.keeps and trigger is Trigger.STEP:
+            return [Keep(view.now + self.later_s, call=stalled.call.id) for stalled in view.stalled]
+        return [Timer(view.now + self.later_s)] if trigger is Trigger.TIMER else []
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_policy_that_wakes_itself_for_ever_is_stopped(keeps, monkeypatch):
+    monkeypatch.setattr("tokencake.sim.liveness.MOST_WAKES", 200)
+    with pytest.raises(StuckError, match="policy Renews had itself woken 200 times in a row"):
+        simulate([two_turns(tool_s=100.0)], world(), Renews(1e-9, keeps=keeps))
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_policy_may_wake_itself_as_often_as_other_things_happen_in_between(keeps, monkeypatch):
+    programs = [two_turns("p", tool_s=100.0), two_turns("q", tool_s=50.0), two_turns("r", tool_s=75.0)]
+    free = simulate(programs, world(), Renews(0.25, keeps=keeps))
+    monkeypatch.setattr("tokencake.sim.liveness.MOST_WAKES", 620)  # three wake four times a second; no 50 s in a row
+    assert simulate(programs, world(), Renews(0.25, keeps=keeps)).summary == free.summary
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_finished_calls_can_be_stored(asynchronous):
     class StoreAtTheEnd(Policy):
