@@ -54,7 +54,8 @@ class Continuum(Policy):
         the exponential until a tool has ended, are parameters. Durations older than the last ``window`` are forgotten.
 
     Not expressed:
-        Shell calls keyed by their first word: a trace names its tools.
+        Of the authors' early code: shell calls keyed by their first word (a trace names its tools), and that a
+        program's last call is never the victim.
 
     Args:
         samples: Measured durations of a tool from which its own distribution is used (the paper's K).

@@ -66,7 +66,8 @@ class InferCept(Policy):
     ``policy.info=oracle`` this is the authors' code, which knows the truth).
 
     **Queues** are first come, first served by the arrival of the whole program, so that a returning call
-    goes ahead of newer ones. **Budget**: an iteration computes at most ``S`` tokens, the saturation point.
+    goes ahead of newer ones, and the victim is the running call of the latest program. **Budget**: an
+    iteration computes at most ``S`` tokens, the saturation point.
     **Memory runs short** for running calls: kept calls are discarded first, largest waste first.
 
     Assumed:
@@ -78,7 +79,8 @@ class InferCept(Policy):
     Not expressed:
         A swap covers a whole chain (the paper swaps from the back, block by block): the next one starts
         when less than an iteration's worth is on its way. Swapping in has no budget of its own: the
-        engine loads at admission. Preserving part of a chain and recomputing its middle.
+        engine loads at admission. Preserving part of a chain and recomputing its middle. Running calls share an
+        iteration's tokens in the order of their admission, as in vLLM, not of their program's arrival.
 
     Args:
         estimator: ``elapsed``, or ``foreseen`` by the information level.
@@ -119,6 +121,10 @@ class InferCept(Policy):
     def order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
         """By arrival of the program, then of the call."""
         return sorted(waiting, key=self._arrivals.age)
+
+    def victim(self, view: View, need: int, for_call: CallView) -> CallView:
+        """The running call of the latest program."""
+        return max(view.running, key=self._arrivals.age)
 
     def budget(self, view: View) -> Budget | None:
         """At most ``S`` tokens."""

@@ -39,14 +39,17 @@ class SGLangLPM(Policy):
     **Retraction** when memory is short: the call with fewest outputs, among equals the one with the longest input.
 
     Assumed:
-        A call without a declared ``max_tokens`` counts with 4096. The match is the GPU's, in whole
-        blocks. Where nothing runs, the first call starts in any case.
+        A call that was just admitted counts like any running one: with the part ``r`` of its outputs (SGLang: all
+        of them, in the pass that admits it), and with the blocks that its chunk took. A call without a declared
+        ``max_tokens`` counts with 4096. The match is the GPU's, in whole blocks. Where nothing runs, the first
+        call starts in any case.
 
     Not expressed:
-        Putting the second of two waiting calls last that share a prefix nobody has cached: a view does
-        not tell what waiting calls share. Prefill batches before decodes, blocks of one token, overlap
-        scheduling: another engine. Eviction by leaves of the radix tree is what vLLM's free list comes near
-        to; HiCache is ``policy.store=vllm-offload`` in a composition.
+        Retracting ahead: SGLang goes on until there is room for 20 more outputs of each running call, vLLM asks for
+        one victim when a block is missing. Putting the second of two waiting calls last that share a prefix
+        nobody has cached: a view does not tell what waiting calls share. Prefill batches before decodes, blocks
+        of one token, overlap scheduling: another engine. Eviction by leaves of the radix tree is what vLLM's free
+        list comes near to; HiCache is ``policy.store=vllm-offload`` in a composition.
 
     Cost:
         Ordering 100 waiting calls takes the simulator some 160 us, one prefix lookup each, where SGLang walks

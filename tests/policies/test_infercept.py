@@ -92,3 +92,13 @@ def test_under_pressure_the_most_wasteful_goes_first(play, program, turn, call, 
     result = play([old, new, needy], InferCept(), latency=slow, cpu_blocks=0)
     assert row(result.calls, "old/second")["gpu_hit_tokens"] < 16
     assert row(result.calls, "new/second")["gpu_hit_tokens"] == 16
+
+
+def test_the_victim_is_of_the_latest_program(play, program, call, row):
+    """'o2' was admitted last, which is whom stock vLLM preempts; 'new' came last."""
+    old = program("old", call("o1", 4, 2), call("o2", 8, 60, after=("o1",)))
+    new = program("new", call("n", 8, 60), at_s=0.001)
+    for policy, victim, other in ((InferCept(), "new/n", "old/o2"), (Vllm(), "old/o2", "new/n")):
+        result = play([old, new], policy, cpu_blocks=0)
+        assert row(result.calls, victim)["preemptions"] > 0
+        assert row(result.calls, other)["preemptions"] == 0
