@@ -102,9 +102,10 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Ask ``place(TIMER)`` at a time."""
+    """Ask ``place(TIMER)`` at a time, or when the step is planned that comes ``steps`` after :attr:`View.step`."""
 
-    at_s: float
+    at_s: float | None = None
+    steps: int | None = None
 
 
 Action = Release | Keep | Drop | Offload | Prefetch | Unpin | Hold | Cancel | Preempt | Park | Unpark | Reserve | Timer

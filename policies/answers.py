@@ -92,13 +92,16 @@ def _place(answer: Any, *_: object) -> list[Any]:
 
 
 def _check_values(action: Any) -> None:
-    """Times are finite numbers, blocks are whole numbers, names are texts."""
+    """Times are finite numbers, blocks and steps are whole numbers, names are texts."""
     for name in ("call", "program"):
         _need(isinstance(getattr(action, name, ""), str), f"{name} of the right type", action)
     for name in ("until_s", "at_s"):
         value = getattr(action, name, 0.0)
-        open_end = value is None and isinstance(action, api.Keep)
-        _need(open_end or _is_time(value), f"{name} of the right type, {_TIME}", action)
+        none = value is None and isinstance(action, api.Keep | api.Timer)
+        _need(none or _is_time(value), f"{name} of the right type, {_TIME}", action)
+    if isinstance(action, api.Timer):
+        _need((action.at_s is None) != (action.steps is None), "a Timer with a time or with a number of steps", action)
+        _need(action.steps is None or _whole(action.steps), "whole numbers of steps", action)
     blocks: Any = getattr(action, "blocks", 0)
     if isinstance(action, api.Reserve):
         by_type = isinstance(blocks, Mapping) and all(isinstance(name, str) for name in blocks)

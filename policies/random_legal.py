@@ -189,6 +189,8 @@ class RandomLegal(Policy):
         if kind == "preempt":
             running = [call for call in view.running if call.preemptions < 2]
             return [api.Preempt(rng.choice(running).id)] if running else []
+        if rng.random() < 0.5:
+            return [api.Timer(steps=rng.randint(0, 40))]
         return [api.Timer(view.now + rng.uniform(-0.01, 0.5))]
 
     # -- epochs and draws ----------------------------------------------------------------------------

@@ -72,6 +72,8 @@ class Ahead:
         if self._copies and not host.offloading.idle:
             return False
         limit, tick = decodes.next_end, decodes.tick
+        if host.placement.step_timers:
+            limit = min(limit, host.placement.step_timers[0])
         if self._changes:
             host.step_number = tick - 1
             limit, horizon = self._until_change(limit, horizon)

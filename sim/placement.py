@@ -7,6 +7,7 @@ and the blocks held for its return belong to it. An action that is refused
 
 from __future__ import annotations
 
+from heapq import heappop
 from typing import TYPE_CHECKING
 
 from tokencake.policies import api
@@ -34,6 +35,7 @@ class Placement:
         pinned_blocks: GPU blocks held by stalls.
         reserved: GPU blocks reserved per agent type.
         stalls: Stalled calls by id, oldest first.
+        step_timers: Steps whose planning a policy wants to be asked at, the next one first.
     """
 
     def __init__(self, host: Host):
@@ -42,6 +44,7 @@ class Placement:
         self._shows = any(overrides(host.policy, hook) for hook in _SEEING)
         self.reserved: dict[str, int] = {}
         self.stalls: dict[str, Stall] = {}
+        self.step_timers: list[int] = []
         self.ending: Call | None = None
         self._actions = Actions(host, self)
         self.liveness = Liveness(host, self)
@@ -70,12 +73,17 @@ class Placement:
             )
 
     def begin_step(self, eventful: bool) -> None:
-        """Expire pins; ask ``place(STEP)`` if something happened or the policy changes with time."""
+        """Expire pins; let timers ring; ask ``place(STEP)`` if something happened or the policy changes with time."""
         host = self._host
         now = host.now_ps
         for stall in list(self.stalls.values()):
             if stall.until_ps is not None and stall.until_ps <= now:
                 self.end_pin(stall, EventKind.PIN_EXPIRED)
+        while self.step_timers and self.step_timers[0] <= host.step_number:
+            heappop(self.step_timers)
+            host.scheduler.happened()
+            eventful = True
+            self.ask(Trigger.TIMER)
         if eventful or overrides(host.policy, "next_change"):
             self.ask(Trigger.STEP)
 

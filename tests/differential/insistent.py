@@ -94,7 +94,7 @@ class Habit:
     @classmethod
     def draw(cls, rng: random.Random) -> Habit:
         """A random habit."""
-        kinds = (*ON_CHAINS, *ON_ENGINE, "timer", "timers")
+        kinds = (*ON_CHAINS, *ON_ENGINE, "timer", "timers", "steps")
         return cls(
             frozenset(rng.sample(list(Trigger), rng.choice((1, 1, 3)))),
             tuple(tuple(rng.choices(kinds, k=rng.randint(1, 3))) for _ in range(rng.randint(1, 3))),
@@ -170,7 +170,8 @@ class Insistent(Policy):
                 yield from ON_ENGINE[kind](view)
             elif self._timers:
                 self._timers -= 1
-                yield from [api.Timer(view.now + 0.01)] * (2 if kind == "timers" else 1)
+                timer = api.Timer(steps=habit.blocks or 3) if kind == "steps" else api.Timer(view.now + 0.01)
+                yield from [timer] * (2 if kind == "timers" else 1)
 
     def _order(self, view: View, waiting: Sequence[CallView]) -> Sequence[CallView]:
         return self._ordered(list(waiting), self._events)

@@ -142,7 +142,7 @@ LINES = {
     "NoKey": "NoKey: evict_order must return a key whose values compare, got None (mistaken.py:57)",
     "Mixed": "Mixed: evict_order must return a key whose values compare, got ",
     "Forever": "Forever: place must return until_s of the right type, a time in seconds of at most 1e12, got Keep(",
-    "Rings": "Rings: place must return at_s of the right type, a time in seconds of at most 1e12, got Timer(at_s=None)",
+    "Rings": "Rings: place must return a Timer with a time or with a number of steps, got Timer(at_s=None, steps=None)",
     "Holds": "Holds: place must return whole numbers of blocks, got Hold(blocks=None, call='')",
     "Reserves": "Reserves: place must return whole numbers of blocks, got Reserve(blocks={'planner': None})",
     "Pairs": "Pairs: place must return blocks by agent type, got Reserve(blocks={('planner', 1): 3})",

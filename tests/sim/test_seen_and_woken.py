@@ -17,6 +17,7 @@ from tokencake.policies.api import (
     Verdict,
     stock_admit,
 )
+from tokencake.policies.guard import HookError
 from tokencake.sim.config import PS, wake_ps
 from tokencake.sim.host import Host
 from tokencake.sim.knowledge import Knowledge
@@ -121,3 +122,49 @@ def test_a_run_is_over_when_its_last_program_is():
     assert "pin_expired" not in host.metrics.counts
     assert not host.placement.stalls
     assert host.pool.free == 100
+
+
+@pytest.mark.parametrize("engine", [{}, {"jumps": False}, {"async_scheduling": True}])
+def test_a_timer_may_count_steps(engine):
+    class Counts(Policy):
+        def __init__(self):
+            self.rung = []
+
+        def place(self, view, trigger, subject):
+            if trigger is Trigger.QUEUED:
+                return Timer(steps=3), Timer(steps=10), Timer(steps=10**9)
+            if trigger is Trigger.TIMER:
+                self.rung.append(view.step)
+                return (Timer(steps=100),) if view.step == 10 else ()
+            return ()
+
+    policy = Counts()
+    simulate([one("p", call("c", [Piece("x", 64)], 200))], world(**engine), policy)
+    assert policy.rung == [3, 10, 110]
+
+
+@pytest.mark.parametrize("timer", [Timer(steps=0), Timer(steps=-1), Timer(0.0)])
+def test_a_timer_for_what_has_passed_is_refused(timer):
+    class Late(Policy):
+        refused = ()
+
+        def observe(self, event, view):
+            if event.kind is EventKind.ACTION_REFUSED:
+                self.refused += (event.action,)
+
+        def place(self, view, trigger, subject):
+            return (timer,) if trigger is Trigger.STALL else ()
+
+    policy = Late()
+    simulate([one("p", call("c", [Piece("x", 64)], 4))], world(), policy)
+    assert policy.refused == (timer,)
+
+
+@pytest.mark.parametrize("timer", [Timer(), Timer(0.5, 3), Timer(steps=1.5)])
+def test_a_timer_has_a_time_or_a_number_of_steps(timer):
+    class Odd(Policy):
+        def place(self, view, trigger, subject):
+            return (timer,)
+
+    with pytest.raises(HookError, match=r"Odd: place must return .*steps.*, got Timer\("):
+        simulate([one("p", call("c", [Piece("x", 64)], 4))], world(), Odd())
