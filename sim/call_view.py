@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tokencake.policies.api import CallView as CallProtocol
@@ -97,7 +98,7 @@ class CallView:
 
     @property
     def labels(self) -> Mapping[str, object]:
-        return self._call.node.labels
+        return MappingProxyType(self._call.node.labels)
 
     def _sync(self) -> None:
         if self._call.decoding:

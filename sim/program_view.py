@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from tokencake.sim.calls import ProgramRun
 from tokencake.sim.config import PS
@@ -83,4 +84,4 @@ class ProgramView:
 
     @property
     def labels(self) -> Mapping[str, object]:
-        return self._run.program.labels
+        return MappingProxyType(self._run.program.labels)

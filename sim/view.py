@@ -110,16 +110,43 @@ class CostView:
 class HostView:
     """The whole host, as a policy sees it."""
 
+    __slots__ = ("_cost", "_cpu", "_gpu", "_host", "_info", "_link")
+
     def __init__(self, host: Host, info: Info):
         self._host = host
         self._info = info
-        self.block_size = host.config.engine.block_size
-        self.token_budget = host.config.engine.max_num_batched_tokens
-        self.max_running = host.config.engine.max_num_seqs
-        self.gpu = TierView(host, "gpu")
-        self.cpu = TierView(host, "cpu")
-        self.link = LinkView(host)
-        self.cost = CostView(host)
+        self._gpu = TierView(host, "gpu")
+        self._cpu = TierView(host, "cpu")
+        self._link = LinkView(host)
+        self._cost = CostView(host)
+
+    @property
+    def block_size(self) -> int:
+        return self._host.config.engine.block_size
+
+    @property
+    def token_budget(self) -> int:
+        return self._host.config.engine.max_num_batched_tokens
+
+    @property
+    def max_running(self) -> int:
+        return self._host.config.engine.max_num_seqs
+
+    @property
+    def gpu(self) -> TierView:
+        return self._gpu
+
+    @property
+    def cpu(self) -> TierView:
+        return self._cpu
+
+    @property
+    def link(self) -> LinkView:
+        return self._link
+
+    @property
+    def cost(self) -> CostView:
+        return self._cost
 
     @property
     def now(self) -> float:

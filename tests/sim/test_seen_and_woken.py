@@ -168,3 +168,30 @@ def test_a_timer_has_a_time_or_a_number_of_steps(timer):
 
     with pytest.raises(HookError, match=r"Odd: place must return .*steps.*, got Timer\("):
         simulate([one("p", call("c", [Piece("x", 64)], 4))], world(), Odd())
+
+
+def spoil_budget(view, call):
+    view.token_budget = 1
+
+
+def spoil_tier(view, call):
+    view.gpu = view.cpu
+
+
+def spoil_labels(view, call):
+    call.labels["depth"] = 0
+
+
+def spoil_program(view, call):
+    call.program.labels["tenant"] = "another"
+
+
+@pytest.mark.parametrize("spoil", [spoil_budget, spoil_tier, spoil_labels, spoil_program])
+def test_a_policy_cannot_write_to_what_it_sees(spoil):
+    class Spoils(Policy):
+        def order(self, view, waiting):
+            spoil(view, waiting[0])
+            return waiting
+
+    with pytest.raises(HookError, match=r"Spoils: order raised (AttributeError|TypeError)"):
+        simulate([one("p", call("c", [Piece("x", 64)], 4))], world(), Spoils())
