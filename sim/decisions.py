@@ -120,8 +120,12 @@ class DecisionLog:
         def victim(view: Any, need: int, for_call: Any) -> Any:
             chosen = hook(view, need, for_call)
             named = view.find(chosen.id)
-            runs = named is not None and named.status is Status.RUNNING
-            self.add("victim", for_call.id, chosen.id, "done" if runs else "not running", str(need))
+            outcome = "done"
+            if named is None or named.status is not Status.RUNNING:
+                outcome = "not running"
+            elif not self._host.scheduler.can_be_freed(named):
+                outcome = "its step is in flight"
+            self.add("victim", for_call.id, chosen.id, outcome, str(need))
             return chosen
 
         return victim

@@ -88,6 +88,26 @@ def test_the_log_says_when_a_named_victim_was_not_taken():
     assert answers == {(False, "not running"), (True, "done")}
 
 
+@pytest.mark.parametrize("position", [0, -1])
+def test_the_log_says_of_a_victim_whether_it_was_preempted(position):
+    """Asynchronously, with a CPU tier, a call whose step is in flight is not; the same is asked in the next step."""
+
+    class Picks(Policy):
+        def victim(self, view, need, for_call):
+            return view.running[position]
+
+    programs = [one(f"p{i}", call("c", [Piece(f"x{i}", 64)], 200), at=0.01 * i) for i in range(6)]
+    config = replace(world(gpu_blocks=40, cpu_blocks=20, async_scheduling=True), log_decisions=True)
+    result = simulate(programs, config, Picks())
+    rows = list(
+        zip(*(result.decisions.columns[name] for name in ("hook", "subject", "decision", "outcome")), strict=True)
+    )
+    taken = [chosen for hook, _, chosen, outcome in rows if hook == "victim" and outcome == "done"]
+    assert taken == [preempted for hook, preempted, _, _ in rows if hook == "preempted"]
+    assert taken
+    assert any(outcome == "its step is in flight" for *_, outcome in rows)
+
+
 @given(seconds=st.floats(-1e5, 1e12))
 def test_a_policy_is_woken_at_the_first_moment_that_it_waits_for(seconds):
     at = wake_ps(seconds)
