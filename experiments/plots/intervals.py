@@ -63,7 +63,7 @@ def _number(value: float) -> str:
 
 def _write(axis: Axes, y: float, text: str, *, left: bool = False) -> None:
     axis.text(
-        0.015 if left else 1.0,
+        0.008 if left else 1.0,
         y,
         text,
         transform=axis.get_yaxis_transform(),

@@ -8,6 +8,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from tokencake.experiments.comparison import Comparison
 from tokencake.experiments.keys import with_value
@@ -27,6 +28,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 _PANELS = 3
 _MOST = 8  # policies in one panel
 _COLUMNS = 4  # where each has its own
+_NOTHING = "no program finished"
 _WIDE_RANGE = 30.0  # where the longest latency is more than this many medians, the axis is logarithmic
 
 
@@ -63,18 +65,21 @@ def _panel_a_load(comparison: Comparison) -> Figure:
     figure, axes = new_figure(width, 2.35, columns=len(panels), sharex=True, sharey=True)
     handles: dict[str, Artist] = {}
     shown = []
+    ran = set()
     for axis, value in zip(axes, panels, strict=True):
         curves = _curves(comparison, value)
+        ran |= {series for series, curve in curves.items() if len(curve.finished)}
         for index, (series, curve) in enumerate(curves.items()):
             (handles[series],) = _step(axis, curve, color=colour(index), linestyle=line(index))
         shown += list(curves.values())
         axis.set_title(load_title(comparison, value), loc="left")
         axis.set_xlabel("program latency (s)")
         if not any(len(curve.finished) for curve in curves.values()):
-            axis.text(0.5, 0.5, "no program finished", transform=axis.transAxes, ha="center")
+            _say(axis)
     _finish(axes, shown)
     axes[0].set_ylabel("share of programs")
-    legend(figure, list(handles.values()), list(handles), title=_note(shown))
+    names = [series if series in ran else f"{series} ({_NOTHING})" for series in handles]
+    legend(figure, list(handles.values()), names, title=_note(shown))
     return figure
 
 
@@ -88,6 +93,8 @@ def _panel_each(comparison: Comparison) -> Figure:
         (own,) = _step(axis, curves[series], color=colour(0))
         (first,) = _step(axis, curves[base], color="#888888", linestyle=line(1), linewidth=1.0)
         panel_title(axis, series, _COLUMNS)
+        if not len(curves[series].finished):
+            _say(axis)
     for axis in axes[len(others) :]:
         axis.set_visible(False)
     for axis in axes[len(others) - _COLUMNS : len(others)]:
@@ -126,6 +133,10 @@ def _step(axis: Axes, curve: _Curve, **look: Any) -> list[Line2D]:
     return axis.step(x, np.arange(len(x)) / max(curve.programs, 1), where="post", **look)
 
 
+def _say(axis: Axes) -> None:
+    axis.text(0.5, 0.5, _NOTHING, transform=axis.transAxes, ha="center")
+
+
 def _finish(axes: list[Axes], curves: list[_Curve]) -> None:
     """Axes that all panels share."""
     shown = [curve.finished for curve in curves if len(curve.finished)]
@@ -135,6 +146,7 @@ def _finish(axes: list[Axes], curves: list[_Curve]) -> None:
         return
     if any(f[-1] > _WIDE_RANGE * np.median(f) for f in shown) and all(f[0] > 0 for f in shown):
         axes[0].set_xscale("log")
+        axes[0].xaxis.set_major_locator(LogLocator(numticks=4))
     else:
         axes[0].set_xlim(left=0)
     thousands(axes[0].xaxis)

@@ -18,6 +18,7 @@ from tokencake.experiments.plots.style import (
     legend,
     new_figure,
     panel_title,
+    round_ticks,
     thousands,
 )
 
@@ -65,6 +66,7 @@ def memory(comparison: Comparison) -> Figure | None:
     for axis in axes[max(0, len(tables) - columns) : len(tables)]:
         axis.set_xlabel("time (s)")
         axis.tick_params(labelbottom=True)
+        axis.xaxis.set_major_locator(round_ticks(10 - 2 * columns))
         thousands(axis.xaxis)
     for axis in axes[::columns]:
         axis.set_ylabel("GPU KV blocks (%)")

@@ -84,9 +84,9 @@ def new_figure(
     return figure, [ax for row in axes for ax in row]
 
 
-def round_ticks() -> MaxNLocator:
-    """About five ticks, at numbers that are easy to read."""
-    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+def round_ticks(most: int = 5) -> MaxNLocator:
+    """So many ticks and one at most, at numbers that are easy to read."""
+    return MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
 
 
 def thousands(axis: Axis) -> None:

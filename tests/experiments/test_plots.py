@@ -138,7 +138,11 @@ def test_runs_that_refused_everything_can_be_drawn(empty_directory):
     assert main(["run", "-m", "policy=vllm,vllm-offload", *tiny, "out=runs"]) == 0
     assert main(["plot", "runs", "--format=png"]) == 0
     comparison = collect(find_runs([Path("runs")]))
-    assert [text.get_text() for text in latency_cdf(comparison).axes[0].texts] == ["no program finished"]
+    figure = latency_cdf(comparison)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no program finished"]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {
+        f"{name} (no program finished)" for name in ("vllm", "vllm-offload")
+    }
 
 
 def test_more_policies_than_colours_have_a_panel_each(fake_run):
