@@ -140,10 +140,17 @@ def parse(overrides: Iterable[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(word))
         except (OverrideParseException, HydraException) as error:
-            raise UsageError(
-                f"{word!r}: not a valid override ({one_line(str(error)).split(' See http')[0]})"
-            ) from error
+            raise UsageError(f"{word!r}: not a valid override ({_complaint(error)})") from error
     return parsed
+
+
+def _complaint(error: HydraException) -> str:
+    """What Hydra's grammar stumbled over, without the tokens that it would have liked."""
+    text = one_line(str(error)).split(" See http")[0].split(" expecting ")[0]
+    if text == "mismatched input '<EOF>'":
+        return "it ends too early: a comma, bracket or quote is open"
+    odd = re.search(r"'(.*)'$", text)
+    return f"cannot read {odd[1]}; close brackets and quotes, quote odd characters: KEY='\"VALUE\"'" if odd else text
 
 
 def choices(override: Override) -> Iterator[str]:

@@ -148,7 +148,7 @@ def _replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
 
 def _refuse(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
-        raise BadInput("is already there; it is not overwritten unless asked", file=path)
+        raise BadInput("is already there; --overwrite (overwrite=True) replaces it", file=path)
 
 
 class _ZstdRaw(io.RawIOBase):

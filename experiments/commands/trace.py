@@ -33,7 +33,9 @@ def run(words: Sequence[str]) -> None:
     command = actions.add_parser("generate", help=f"make a synthetic trace ({', '.join(GENERATORS)})")
     command.add_argument("generator", help=", ".join(GENERATORS))
     _add_output(command)
-    command.add_argument("params", nargs="*", metavar="KEY=VALUE", help="parameters, such as qps=0.5 seed=1")
+    command.add_argument(
+        "params", nargs="*", default=[], metavar="KEY=VALUE", help="parameters, such as qps=0.5 seed=1"
+    )
     command = actions.add_parser("inspect", help="say what is in a trace or a recording")
     command.add_argument("source", type=Path)
     command.add_argument("--json", action="store_true", help="for programs to read")

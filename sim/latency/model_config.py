@@ -68,6 +68,8 @@ def parse_config(values: Mapping[str, Any], name: str) -> ModelConfig:
 
     def number(key: str) -> int:
         value = values.get(key)
+        if value is None:
+            raise ValueError(f"{key} is missing")
         if type(value) is not int:
             raise ValueError(f"{key} must be a whole number, got {value!r}")
         return value
@@ -94,7 +96,9 @@ def _check_kind(values: Mapping[str, Any]) -> None:
     if values.get("use_sliding_window", values.get("sliding_window")):
         other.append("sliding_window")
     layers = values.get("layer_types")
-    if isinstance(layers, list) and any(kind != "full_attention" for kind in layers):
+    if layers is not None and not isinstance(layers, list):
+        raise ValueError(f"layer_types must be a list with a kind for each layer, got {layers!r}")
+    if any(kind != "full_attention" for kind in layers or ()):
         other.append("layer_types")
     if other:
         raise ValueError(f"only dense full-attention models are supported, got {', '.join(other)}")

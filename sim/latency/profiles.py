@@ -54,7 +54,8 @@ def load_profile(source: str | Path) -> HardwareProfile:
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
         path = PROFILE_DIR / f"{source}.yaml"
         if not path.is_file():
-            raise ProfileError(_unknown("hardware profile", str(source), profile_names()))
+            hint = "; the name of a file ends in .yaml" if Path(source).exists() else ""
+            raise ProfileError(_unknown("hardware profile", str(source), profile_names()) + hint)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

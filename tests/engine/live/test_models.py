@@ -52,7 +52,7 @@ def test_a_folder_is_described_from_its_configuration(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"hidden_size": None}, "config.json: hidden_size must be a whole number, got None"),
+        ({"hidden_size": None}, "config.json: hidden_size is missing"),
         ({"torch_dtype": "int4"}, "dtype must be one of"),
         ({"vocab_size": 0}, "config.json: vocab must be > 0"),
         ({"num_local_experts": 8}, "only dense full-attention models are supported, got num_local_experts"),

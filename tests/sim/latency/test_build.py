@@ -79,7 +79,12 @@ def test_a_profile_with_measured_kernels(tmp_path: Path, monkeypatch):
         ({"kv_lora_rank": 512}, "only dense full-attention models are supported, got kv_lora_rank"),
         ({"mamba_d_state": 16}, "only dense full-attention models are supported, got mamba_d_state"),
         ({"quantization_config": {"bits": 4}}, "quantization_config must be absent"),
-        ({"hidden_size": None}, "hidden_size must be a whole number, got None"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        (
+            {"layer_types": "full_attention"},
+            "layer_types must be a list with a kind for each layer, got 'full_attention'",
+        ),
+        ({"layer_types": {"0": "full_attention"}}, "layer_types must be a list with a kind for each layer, got {"),
         ({"num_hidden_layers": 0}, "layers must be > 0, got 0"),
         ({"vocab_size": "big"}, "vocab_size must be a whole number, got 'big'"),
     ],
