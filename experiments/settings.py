@@ -1,14 +1,13 @@
 """From a composed configuration to the frozen values that a host takes."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.recording import read_copies, read_steps
-from tokencake.policies.hints import did_you_mean
+from tokencake.sim import section
 from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
 from tokencake.sim.latency.base import LatencyModel
 from tokencake.sim.latency.hardware import HardwareProfile
@@ -47,39 +46,25 @@ def build(cls: type[_T], values: Mapping[str, Any], where: str) -> _T:
     Raises:
         UsageError: naming the key, the rule and the value.
     """
-    hints = get_type_hints(cls)
-    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    typed: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            raise UsageError(f"{where}.{key}: unknown key; {did_you_mean(key, known)}")
-        typed[key] = _typed(value, hints[key], f"{where}.{key}")
-    for name, field in known.items():
-        if name not in typed and field.default is MISSING and field.default_factory is MISSING:
-            raise UsageError(f"{where}.{name}: missing")
     try:
-        return cls(**typed)
+        for key, value in values.items():
+            _check_magnitude(value, f"{where}.{key}")
+        return section.build(cls, values, where)
     except ValueError as error:
-        text = str(error)
-        raise UsageError(text if text.startswith(where) else f"{where}.{text}") from error
+        raise UsageError(str(error)) from error
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    accepted = get_args(hint) or (hint,)
-    if (
-        type(value) in (int, float)
-        and value
-        and (value < -_LARGEST or value > _LARGEST or -_SMALLEST < value < _SMALLEST)
-    ):
-        raise UsageError(f"{where}: must be 0 or from {_SMALLEST:g} to {_LARGEST:g} in magnitude, got {value}")
-    if type(value) in accepted:
-        return value
-    if float in accepted and type(value) is int:
-        return float(value)
-    if str in accepted and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)  # engine.version=0.32 reads as a number
-    kinds = " or ".join("null" if kind is NoneType else kind.__name__ for kind in accepted)
-    raise UsageError(f"{where}: must be {kinds}, got {value!r}")
+    try:
+        _check_magnitude(value, where)
+        return section.setting(value, hint, where)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _check_magnitude(value: Any, where: str) -> None:
+    if type(value) in (int, float) and value and (abs(value) > _LARGEST or abs(value) < _SMALLEST):
+        raise ValueError(f"{where}: must be 0 or from {_SMALLEST:g} to {_LARGEST:g} in magnitude, got {value}")
 
 
 def profile_of(config: Mapping[str, Any]) -> HardwareProfile:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from tokencake.policies.api import Policy
+from tokencake.policies.typed import type_name
 
 
 class PolicyError(ValueError):
@@ -36,32 +36,6 @@ class Param:
     doc: str
 
 
-def typed(value: Any, hint: Any, where: str) -> Any:
-    """``value`` if it is of type ``hint`` (a whole number is a float, too)."""
-    if hint is Any:
-        return value
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for option in options:
-        if get_origin(option) is Literal:
-            if value in get_args(option):
-                return value
-        elif type(value) is (get_origin(option) or option):
-            return value
-    if float in options and type(value) is int:
-        return float(value)
-    raise PolicyError(f"{where}: must be {_type_name(hint)}, got {value!r}")
-
-
-def _type_name(hint: Any) -> str:
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_type_name(option) for option in get_args(hint))
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    if hint is NoneType:
-        return "null"
-    return str(getattr(hint, "__name__", hint))
-
-
 def params_of(policy: type[Policy]) -> tuple[Param, ...]:
     """Parameters of a policy, in the order of its ``__init__``."""
     hints = get_type_hints(policy.__init__)
@@ -69,7 +43,7 @@ def params_of(policy: type[Policy]) -> tuple[Param, ...]:
     return tuple(
         Param(
             parameter.name,
-            _type_name(hints.get(parameter.name, Any)),
+            type_name(hints.get(parameter.name, Any)),
             Required if parameter.default is parameter.empty else parameter.default,
             docs.get(parameter.name, ""),
         )

@@ -34,7 +34,7 @@ from tokencake.policies.kvflow import KVFlow
 from tokencake.policies.lightllm import LightLLM
 from tokencake.policies.mori import Mori
 from tokencake.policies.outside import load, need_policy
-from tokencake.policies.params import Param, PolicyError, Required, params_of, typed
+from tokencake.policies.params import Param, PolicyError, Required, params_of
 from tokencake.policies.random_legal import RandomLegal
 from tokencake.policies.saga import Saga
 from tokencake.policies.sglang_lpm import SGLangLPM
@@ -42,6 +42,7 @@ from tokencake.policies.srpf import ShortestRemaining
 from tokencake.policies.thunderagent import ThunderAgent
 from tokencake.policies.tokencake import Tokencake
 from tokencake.policies.tokencake_upstream import TokencakeUpstream
+from tokencake.policies.typed import typed
 from tokencake.policies.vllm import Vllm
 from tokencake.policies.vllm_offload import VllmOffload
 from tokencake.policies.vllm_priority import VllmPriority
@@ -267,7 +268,10 @@ def _checked(policy: type[Policy], given: dict[str, Any], where: str, name: str)
             raise PolicyError(f"{where}.{key}: unknown parameter; {hint}")
     for key, param in known.items():
         if key in given:
-            given[key] = typed(given[key], hints.get(key, Any), f"{where}.{key}")
+            try:
+                given[key] = typed(given[key], hints.get(key, Any), f"{where}.{key}")
+            except ValueError as error:
+                raise PolicyError(str(error)) from error
         elif param.default is Required:
             raise PolicyError(f"{where}.{key}: missing")
     return given

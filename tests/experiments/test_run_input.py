@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
         (["trace=code_writr"], "did you mean 'code_writer'?"),
         (["trace=code_writer", "trace.qpps=1"], "did you mean 'trace.qps'?"),
         (["trace=code_writer", "trace.qps=-1"], "trace.qps must be > 0"),
-        (["trace=code_writer", "trace.qps=nan"], "trace.qps must be > 0"),
+        (["trace=code_writer", "trace.qps=nan"], "trace.qps: must be finite, got nan"),
         (["trace=code_writer", "trace.qps=fast"], "trace.qps: must be float, got 'fast'"),
         (["trace=code_writer", "trace.profile=froze"], "did you mean 'frozen'?"),
         (["trace=demo", "hardware=a800"], "did you mean 'a800-qwen2.5-14b'?"),
