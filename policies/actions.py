@@ -102,7 +102,10 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Ask ``place(TIMER)`` at a time, or when the step is planned that comes ``steps`` after :attr:`View.step`."""
+    """Ask ``place(TIMER)`` at a time, or when the step is planned that comes ``steps`` after :attr:`View.step`.
+
+    Once, however often that is set.
+    """
 
     at_s: float | None = None
     steps: int | None = None

@@ -56,7 +56,7 @@ class Clairvoyant(Policy):
             return ()
         if trigger is Trigger.STALL and subject is not None and subject.next_calls:
             self._uses.add(subject)
-        if trigger is Trigger.TIMER:
+        if self._armed is not None and self._armed <= view.now:
             self._armed = None
         if trigger not in (Trigger.STEP, Trigger.TIMER):
             return ()

@@ -41,6 +41,7 @@ class Actions:
     def __init__(self, host: Host, placement: Placement):
         self._host = host
         self._placement = placement
+        self._timers: set[int] = set()
         self._actors: dict[type, Callable[[api.Action, str], str]] = {
             api.Release: self._unpin,
             api.Unpin: self._unpin,
@@ -300,9 +301,14 @@ class Actions:
         at = wake_ps(action.at_s)
         if at <= host.now_ps:
             return "the time has passed"
-        ask = self._placement.ask
-        host.clock.at(at, Priority.TIMER, self._placement.liveness.wake, lambda: ask(Trigger.TIMER))
+        if at not in self._timers:
+            self._timers.add(at)
+            host.clock.at(at, Priority.TIMER, self._ring, at)
         return ""
+
+    def _ring(self, at_ps: int) -> None:
+        self._timers.remove(at_ps)
+        self._placement.liveness.wake(lambda: self._placement.ask(Trigger.TIMER))
 
     # -- transfers ------------------------------------------------------------------------------
 

@@ -79,8 +79,11 @@ class Placement:
         for stall in list(self.stalls.values()):
             if stall.until_ps is not None and stall.until_ps <= now:
                 self.end_pin(stall, EventKind.PIN_EXPIRED)
+        rings = False
         while self.step_timers and self.step_timers[0] <= host.step_number:
             heappop(self.step_timers)
+            rings = True
+        if rings:
             host.scheduler.happened()
             eventful = True
             self.ask(Trigger.TIMER)

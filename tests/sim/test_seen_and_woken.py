@@ -128,6 +128,23 @@ def test_a_policy_that_waits_for_a_time_between_two_picoseconds_goes_on():
     assert result.calls.columns["admitted_s"] == [pytest.approx(0.3)]
 
 
+def test_a_timer_rings_once_however_often_it_was_set():
+    """A policy that sets its next two alarms anew whenever it is asked would otherwise double them each time."""
+
+    class Renews(Policy):
+        rang = 0
+
+        def place(self, view, trigger, subject):
+            self.rang += trigger is Trigger.TIMER
+            assert self.rang < 100
+            return (Timer(0.1), Timer(0.2))
+
+    policy = Renews()
+    result = simulate([two_turns()], world(), policy)
+    assert result.summary["makespan_s"] > 0.2
+    assert policy.rang == 2
+
+
 def test_a_run_is_over_when_its_last_program_is():
     class Plans(Policy):
         asked = 0
@@ -152,7 +169,7 @@ def test_a_timer_may_count_steps(engine):
 
         def place(self, view, trigger, subject):
             if trigger is Trigger.QUEUED:
-                return Timer(steps=3), Timer(steps=10), Timer(steps=10**9)
+                return Timer(steps=3), Timer(steps=3), Timer(steps=10), Timer(steps=10**9)
             if trigger is Trigger.TIMER:
                 self.rung.append(view.step)
                 return (Timer(steps=100),) if view.step == 10 else ()
