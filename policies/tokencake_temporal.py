@@ -32,9 +32,6 @@ from tokencake.policies.tokencake_prediction import Prediction, kind_of
 from tokencake.policies.tokencake_stalled import Phase, Stalled, continues
 from tokencake.policies.tokencake_utility import PreservationRule, Pressure
 
-ROUNDING_S = 1e-9
-"""A timer rings at a whole picosecond, which may be a little before the time that was asked for."""
-
 
 @dataclass(frozen=True, slots=True)
 class TemporalRule:
@@ -157,7 +154,7 @@ class Temporal:
                 stalled.asked = True
                 pressure = pressure or self._gate.pressure(view, self.debt())
                 actions += self._ask(view, stalled, pressure)
-            elif stalled.phase is Phase.ALLOCATING and view.now >= stalled.ready_s - ROUNDING_S:
+            elif stalled.phase is Phase.ALLOCATING and view.now >= stalled.ready_s:
                 actions.append(self._offload(stalled, view))
             elif stalled.phase is Phase.OFFLOADED and self.rule.predictive and not self._sibling_returns(stalled):
                 actions += self._due(view, stalled)
@@ -255,7 +252,7 @@ class Temporal:
             stalled.alarm_s = max(0.0, stalled.expected_s - lead)
             if view.now < stalled.alarm_s:
                 return [Timer(stalled.alarm_s)]
-        if view.now >= stalled.alarm_s - ROUNDING_S:
+        if view.now >= stalled.alarm_s:
             stalled.phase = Phase.RESERVING
         return []
 
