@@ -18,6 +18,7 @@ _SHOWN = (("latency_mean_s", "mean"), ("latency_p95_s", "95th percentile"))
 _WIDE_RANGE = 8.0  # loads that span more than this factor are drawn on a logarithmic axis
 _MOST_BANDS = 8  # of more policies nobody could tell whose band it is
 _TALLEST = 2.5  # times the highest mean: bands that go further are cut
+_HEADROOM = 1.06
 _CHARACTER = 0.019  # width of a tick label's character, as a part of the axis
 
 
@@ -58,13 +59,16 @@ def _height(axis: Axes, table: pd.DataFrame, load: str, metric: str) -> None:
     """From 0 to the bands' top; where it would squeeze the means, the top is a number."""
     thousands(axis.yaxis)
     axis.set_ylim(bottom=0)
-    top = _TALLEST * table[metric].max()
-    if not (axis.collections and table[f"{metric}_high"].max() > top > 0):
+    mean = table[metric].max()
+    if not mean > 0:
         return
+    highs = table.groupby(load)[f"{metric}_high"].max() if axis.collections else pd.Series(dtype=float)
+    top = min(_HEADROOM * max([mean, *highs.dropna()]), _TALLEST * mean)
     axis.set_ylim(top=top)
-    for x, high in table.groupby(load)[f"{metric}_high"].max().items():
-        if high > top:
-            axis.annotate(f"{high:,.0f} \N{UPWARDS ARROW}", (x, top), ha="center", va="top", fontsize=7)
+    sides = {highs.index.min(): "left", highs.index.max(): "right"}
+    for x, high in highs[highs > top].items():
+        side = sides.get(x, "center")
+        axis.annotate(f"{high:,.0f} \N{UPWARDS ARROW}", (x, top), ha=side, va="top", fontsize=7)
 
 
 def _loads(axis: Axes, loads: np.ndarray[Any, np.dtype[np.float64]]) -> None:
