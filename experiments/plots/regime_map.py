@@ -12,7 +12,7 @@ from tokencake.experiments.plots.style import PAGE_IN, new_figure, paper_style, 
 
 _KEY = (
     "First line: mean latency of tokencake over that of vllm, change in per cent ± half of its 95 % interval"
-    " (~: includes 0).\nSecond line: turnover of vllm's KV over the P90 of tools."
+    " (in brackets: includes 0).\nSecond line: turnover of vllm's KV over the P90 of tools."
 )
 Changes = Sequence[Sequence[tuple[float, float]]]
 Ratios = Sequence[Sequence[float]]
@@ -63,11 +63,12 @@ def draw(
 
 
 def _change(mean: float, half: float) -> str:
-    """Per cent with half of the interval, ~ where it includes 0; with one draw there is no interval."""
-    text = f"{mean:+.0f}" if round(mean) else "0"
+    """Per cent with half of the interval, in brackets where it includes 0; with one draw there is no interval."""
+    text = (f"{mean:+.0f}" if round(mean) else "0").replace("-", "\N{MINUS SIGN}")
     if math.isnan(half):
         return text
-    return f"{'~' if abs(mean) <= half and round(half) else ''}{text} ±{half:.0f}".replace("-", "\N{MINUS SIGN}")
+    text += f" ±{half:.0f}"
+    return f"({text})" if abs(mean) <= half and round(half) else text
 
 
 def _ratio(value: float) -> str:
