@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokencake.experiments.errors import UsageError, one_line
-from tokencake.experiments.groups import GROUPS, register, register_classes
+from tokencake.experiments.groups import GROUPS, register, register_class, register_classes
 from tokencake.experiments.job import prepare
 from tokencake.experiments.keys import flatten
 from tokencake.experiments.naming import free_directory, job_names
@@ -29,6 +30,7 @@ from tokencake.experiments.own_params import check_params, own_params
 from tokencake.experiments.results import SWEEP
 from tokencake.experiments.sweep import Sweep, finish, note_failure, raise_failures, sweeping
 
+_CLASS = re.compile(r"Could not find 'policy/([^']+:[^']+)'")
 _CONF = Path(__file__).resolve().parent / "conf"
 
 
@@ -78,6 +80,9 @@ def _compose(overrides: list[str]) -> DictConfig:
     try:
         return compose("config", overrides=overrides, return_hydra_config=True)
     except HydraException as error:
+        if match := _CLASS.search(str(error)):  # chosen in a file
+            register_class(match[1])
+            return _compose(overrides)
         raise explain(error, _keys(overrides)) from error
     except OmegaConfBaseException as error:
         raise UsageError(one_line(str(error))) from error

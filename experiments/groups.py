@@ -51,16 +51,21 @@ def register_classes(parsed: Iterable[Override]) -> None:
             continue
         for name in choices(override):
             if ":" in name:
-                ConfigStore.instance().store(group="policy", name=name, node=_class(name))
+                register_class(name)
 
 
-def _class(name: str) -> dict[str, Any]:
-    """Name and parameters of somebody's own class; defaults that YAML knows are shown."""
+def register_class(name: str) -> None:
+    """Make a class known to Hydra, with its parameters; of their defaults, those that YAML knows.
+
+    Raises:
+        UsageError: there is no such class, or it is no policy.
+    """
     try:
         params = registry.describe(name).params
     except PolicyError as error:
         raise UsageError(str(error)) from error
-    return {p.name: p.default for p in params if type(p.default) in _PLAIN} | {"name": name}
+    node = {p.name: p.default for p in params if type(p.default) in _PLAIN} | {"name": name}
+    ConfigStore.instance().store(group="policy", name=name, node=node)
 
 
 def _host() -> dict[str, Any]:

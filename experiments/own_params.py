@@ -10,7 +10,7 @@ from tokencake.policies.params import PolicyError
 
 
 def check_params(policies: Iterable[Mapping[str, Any]]) -> None:
-    """Check that each parameter is one of some policy's, where several are compared.
+    """Check that each parameter is one of some policy's.
 
     Args:
         policies: The `policy` sections of a sweep's jobs.
@@ -19,14 +19,12 @@ def check_params(policies: Iterable[Mapping[str, Any]]) -> None:
         UsageError: a parameter that none of them has, or a policy that is not there.
     """
     sections = {section["name"]: section for section in policies}
-    if len(sections) < 2:
-        return  # the policy itself says more
     known = [key for name in sections for key in _keys(name) if key != "name"]
     for section in sections.values():
         for key in section:
             if key != "name" and key not in known:
-                rule = f"none of {', '.join(sections)} has this parameter"
-                raise UsageError(f"policy.{key}: {rule}; {did_you_mean(key, set(known))}")
+                hint = did_you_mean(key, set(known))
+                raise UsageError(f"policy.{key}: no parameter of {', '.join(sections)}; {hint}")
 
 
 def own_params(config: Mapping[str, Any]) -> dict[str, Any]:

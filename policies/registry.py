@@ -92,7 +92,7 @@ _LEVEL = Param(
     "Level at which durations and lengths are told; null: its own.",
 )
 
-_PARTS = Param("params", "dict", {}, "Parameters of the parts, by the parts' names.")
+_PARTS = Param("params", "dict", {}, "Parameters of the parts, by their names; of a class, by the class's.")
 
 _OF_CUSTOM = (
     Param("target", "str", None, "The class, as module:Class."),
@@ -167,7 +167,7 @@ def create(name: str, params: Mapping[str, Any] | None = None) -> Policy:
         name: A registered name, ``module:Class``, ``custom`` or ``compose``.
         params: Parameters by name. For ``custom``, ``target`` (``"module:Class"``) and ``params``; for
             ``compose``, a policy's name or ``module:Class`` for each decision point, and ``params``: the
-            parameters of each part, by its name. ``info``, for any policy that asks for durations or
+            parameters of each part, by its name or its class's. ``info``, for any policy that asks for durations or
             lengths, is the level at which it is told them.
 
     Raises:
@@ -219,14 +219,21 @@ def _compose(given: dict[str, Any]) -> Policy:
         if not isinstance(name, str):
             raise PolicyError(f"{where}: must name a policy, got {name!r}")
         if name not in made:
-            made[name] = _make(_find(name, where), dict(inner.get(name) or {}), f"policy.params.{name}", name)
-    for name in inner:
-        if name not in made:
-            raise PolicyError(f"policy.params.{name}: no part of that name; {did_you_mean(name, made)}")
+            key = name if name in inner else _short(name)
+            made[name] = _make(_find(name, where), dict(inner.get(key) or {}), f"policy.params.{key}", name)
+    keys = dict.fromkeys([*map(_short, made), *made])
+    for key in inner:
+        if key not in keys:
+            raise PolicyError(f"policy.params.{key}: no part of that name; {did_you_mean(key, keys)}")
     try:
         return Compose({hook: made[name] for hook, name in names.items()}, names)
     except ValueError as error:
         raise PolicyError(f"policy.{error}" if names else f"policy=compose {error}") from error
+
+
+def _short(name: str) -> str:
+    """The class of ``module:Class``, which is easier to type; a registered name as it is."""
+    return name.rpartition(":")[2]
 
 
 def _find(name: str, where: str = "policy") -> type[Policy]:

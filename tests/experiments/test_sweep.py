@@ -165,6 +165,24 @@ def test_policies_of_ones_own_are_compared_in_one_sweep(words, policies, tmp_pat
         assert ("margin" in section) == ("margin" in params)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hydra: {mode: MULTIRUN, sweeper: {params: {policy: 'vllm,own_two:First'}}}",
+        "defaults: [override /policy: own_two:First]\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '0'}}}",
+    ],
+    ids=("swept", "chosen"),
+)
+def test_an_experiment_may_name_a_class_of_ones_own(text, tmp_path, monkeypatch):
+    (tmp_path / "own_two.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    words = ["--config-dir", "conf", *SWEEP[3:5], "hardware=cpu-tiny", "+experiment=mine", "policy.margin=3"]
+    assert main(["run", *words, "out=s"]) == 0
+    assert list(pd.read_csv(tmp_path / "s" / "sweep.csv")["policy"])[-1] == "First"
+
+
 def test_a_swept_parameter_of_one_policy_makes_no_copies_of_another(tmp_path, monkeypatch):
     (tmp_path / "own_two.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)

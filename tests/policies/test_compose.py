@@ -9,6 +9,22 @@ from tokencake.policies.registry import PolicyError
 from tokencake.traces.schema import Program
 
 
+class Mine(Policy):
+    """For names of parameters."""
+
+    def __init__(self, *, margin: float = 1.0):
+        self.margin = margin
+
+    def order(self, view, waiting):
+        return waiting
+
+
+@pytest.mark.parametrize("key", ["Mine", f"{__name__}:Mine"])
+def test_parameters_of_a_class_go_by_either_name(key):
+    policy = composed(order=f"{__name__}:Mine", params={key: {"margin": 3}})
+    assert [part.margin for part in policy.parts] == [3.0]
+
+
 def composed(**params):
     return registry.create("compose", params)
 
