@@ -14,6 +14,7 @@ A host is anything with :meth:`Host.run`; the simulator's is :func:`tokencake.si
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,16 +64,18 @@ MakePolicy = Callable[[], Policy]
 MakeHost = Callable[[], Host]
 
 
-def check_policy(make_policy: MakePolicy, make_host: MakeHost) -> None:
+def check_policy(policy: Policy | MakePolicy, make_host: MakeHost) -> None:
     """Run every check of :data:`CHECKS`.
 
     Args:
-        make_policy: Makes a fresh policy; a class without required parameters will do.
+        policy: A policy that has not run, of which every check gets a copy; or what makes one, as a class without
+            required parameters does.
         make_host: Makes a fresh host; each replays the same trace.
 
     Raises:
         AssertionError: The policy broke a rule; the message names it.
     """
+    make_policy = (lambda: deepcopy(policy)) if isinstance(policy, Policy) else policy
     for check in CHECKS:
         check(make_policy, make_host)
 

@@ -170,6 +170,15 @@ def test_broken_policies(policy, complaint):
         check_policy(policy, sim_host)
 
 
+def test_a_policy_that_was_made_already_is_copied_for_every_check():
+    policy = registry.create("autellix")
+    before = repr(vars(policy))
+    check_policy(policy, sim_host)
+    assert repr(vars(policy)) == before
+    with pytest.raises(AssertionError, match="at least one token"):
+        check_policy(StopsTheEngine(), sim_host)
+
+
 def test_truths_are_hidden():
     with pytest.raises(AssertionError, match=r"WantsTheTruth asks for what it may not know: .* level is NONE"):
         check_policy(WantsTheTruth, sim_host)
