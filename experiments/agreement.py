@@ -10,7 +10,7 @@ from tokencake.experiments.errors import UsageError
 from tokencake.experiments.keys import flatten
 from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.metrics import t95
-from tokencake.experiments.results import Run
+from tokencake.experiments.results import Run, complete
 
 Summary = Mapping[str, Any]
 _Key = tuple[tuple[str, str], ...]
@@ -90,7 +90,7 @@ def _metric(run: Run, name: str) -> float:
 
 
 def pair_up(directories: Sequence[Sequence[Run]], reference: str | None = None) -> list[Pair]:
-    """Find the runs that say something about each other.
+    """Find the runs that say something about each other: those that went to their end and have latencies.
 
     Args:
         directories: the runs of each directory that the user named.
@@ -100,6 +100,7 @@ def pair_up(directories: Sequence[Sequence[Run]], reference: str | None = None) 
     Raises:
         UsageError: nothing can be compared.
     """
+    directories = [complete(directory, idle=False)[0] for directory in directories]
     runs = [run for directory in directories for run in directory]
     measured = _measured(directories, reference)
     keys = [_setting(run) for run in runs]

@@ -11,7 +11,7 @@ from tokencake.experiments.errors import UsageError
 from tokencake.experiments.keys import in_label, shortened
 from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.metrics import Interval, mean_interval, paired_difference, relative_change
-from tokencake.experiments.results import Run, complete
+from tokencake.experiments.results import Run, complete, finished_programs
 from tokencake.experiments.varying import facts, varied
 
 Summary = Mapping[str, Any]
@@ -20,11 +20,11 @@ Summary = Mapping[str, Any]
 def _hit_share(summary: Summary) -> float:
     tokens = summary["prefill_tokens"]
     hits = tokens["gpu_hit"] + tokens["cpu_hit"]
-    return float(hits / (hits + tokens["computed"])) if hits + tokens["computed"] else 0.0
+    return float(hits / (hits + tokens["computed"])) if hits + tokens["computed"] else math.nan
 
 
 # Every metric of the tables: how it is taken from summary.json (units in the name).
-METRICS: dict[str, Callable[[Summary], float]] = {
+METRICS: dict[str, Callable[[Summary], float | None]] = {
     "latency_mean_s": lambda s: s["program_latency_s"]["mean"],
     "latency_p95_s": lambda s: s["program_latency_s"]["p95"],
     "makespan_s": lambda s: s["makespan_s"],
@@ -40,6 +40,8 @@ METRICS: dict[str, Callable[[Summary], float]] = {
     "stalled_kv_gb_s": lambda s: s["stalled_kv_gb_s"],
     "kv_usage_mean": lambda s: s["kv_usage_mean"],
 }
+COUNTS = ("programs", "refused_programs", "refused_calls")
+"""How much of the trace the metrics are of."""
 
 _LOAD_KEYS = ("trace.qps", "workload.concurrency", "trace.programs_count")
 
@@ -50,7 +52,8 @@ class Comparison:
 
     Attributes:
         frame: one row a run: `policy` and `series` (labels), the varying keys, `seed` and `repeat`, `run` (its index),
-            the metrics.
+            the metrics, NaN where nothing was measured, `COUNTS`, and `left_out` (equal for runs that refused the same
+            programs).
         keys: settings in which runs differ, other than the policy and the seed.
         load: the key that figures put on the x axis, if one varies.
         policies: labels in the order in which they first appear.
@@ -81,12 +84,14 @@ def collect(given: Sequence[Run]) -> Comparison:
     load = next((key for key in (*_LOAD_KEYS, *keys) if key in keys and all(_number(v.get(key)) for v in values)), None)
     beside = [key for key in keys if key != load]
     texts = {key: shortened({i: own.get(key) for i, own in enumerate(values)}) for key in beside}
+    refusals = [run.refused for run in runs]
     rows: list[dict[str, Any]] = []
     for index, (run, own, label) in enumerate(zip(runs, values, labels, strict=True)):
         series = ", ".join([label, *(in_label(key, texts[key][index]) for key in beside)])
         head = {"policy": label, "series": series} | {key: own.get(key) for key in keys}
         sample = {"seed": run.summary.get("seed", 0), "repeat": run.repeat}
-        rows.append(head | sample | {"run": index} | _metrics(run))
+        left_out = {"left_out": refusals.index(run.refused)}
+        rows.append(head | sample | {"run": index} | left_out | _metrics(run))
     series_names = tuple(dict.fromkeys(row["series"] for row in rows))
     policies = tuple(dict.fromkeys(labels))
     return Comparison(pd.DataFrame(rows), tuple(keys), load, policies, series_names, tuple(runs), (*cut, *copies))
@@ -119,22 +124,28 @@ def _without_copies(given: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _metrics(run: Run) -> dict[str, float]:
+    """Counts and metrics; a run in which nothing ran has no metric, not even one that counts to 0."""
     try:
-        return {name: float(take(run.summary)) for name, take in METRICS.items()}
+        counts = {name: float(run.summary[name]) for name in COUNTS}
+        found = {name: take(run.summary) for name, take in METRICS.items()}
+        ran = run.summary["calls"] or finished_programs(run.summary)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{run.path}: summary.json lacks {error}") from error
+    return counts | {name: float(v) if ran and v is not None else math.nan for name, v in found.items()}
 
 
 def aggregate(comparison: Comparison) -> pd.DataFrame:
-    """One row per policy and varying keys: `series`, `seeds`, each metric's mean and 95 % t interval (low, high).
+    """One row per policy and varying keys: `series`, `seeds`, `finished`, each metric's mean and 95 % t interval.
 
-    Runs that are equal whatever their seed count as one: they say nothing of scatter.
+    `COUNTS` are there, too, as means over seeds. Intervals are columns that end in `_low` and `_high`. Runs that are
+    equal whatever their seed count as one: they say nothing of scatter. A metric that one of the runs lacks is NaN.
     """
     by = ["policy", "series", *comparison.keys]
     rows = []
     for values, group in comparison.frame.groupby(by, sort=False, dropna=False):
         own = group.head(1) if all_equal(comparison, group) else group
-        row = dict(zip(by, values, strict=True)) | {"seeds": len(own)}
+        row = dict(zip(by, values, strict=True)) | {"seeds": len(own), "finished": finished(own)}
+        row |= {name: own[name].mean() for name in COUNTS}
         for name in METRICS:
             interval = mean_interval([float(v) for v in own[name]])
             row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -153,6 +164,8 @@ def paired(
 ) -> pd.DataFrame:
     """Each policy minus the first one, seed by seed, at every value of the other varying keys.
 
+    Means over different programs are not compared: a seed counts where both refused the same ones.
+
     Columns: the keys, `policy`, `baseline`, `metric`, `seeds` (common ones), `difference`, `low`, `high`, and the
     `relative_change` on those seeds: `relative`, `relative_low`, `relative_high`.
     """
@@ -165,7 +178,7 @@ def paired(
             for metric in metrics:
                 mine, theirs = (samples(rows_of[name], metric) for name in (policy, base))
                 if equal:  # on both sides: one difference, however often it was run
-                    mine = {seed: mine[seed] for seed in sorted(mine.keys() & theirs.keys())[:1]}
+                    mine = {sample: mine[sample] for sample in sorted(mine.keys() & theirs.keys())[:1]}
                 difference = paired_difference(mine, theirs)
                 if difference is None:
                     continue
@@ -177,6 +190,33 @@ def paired(
     return pd.DataFrame(rows)
 
 
+def finished(rows: pd.DataFrame) -> str:
+    """How many of the programs of some runs finished; empty where all did.
+
+    >>> finished(pd.DataFrame({"programs": [99, 99], "refused_programs": [40, 42]}))
+    '57 to 59 of 99'
+    """
+    if not rows["refused_programs"].any():
+        return ""
+    return f"{count_range(rows['programs'] - rows['refused_programs'])} of {count_range(rows['programs'])}"
+
+
+def unlike(comparison: Comparison) -> bool:
+    """Whether runs that differ in the policy alone refused different programs."""
+    sample = [*comparison.keys, "seed", "repeat"]
+    return bool((comparison.frame.groupby(sample, dropna=False)["left_out"].nunique() > 1).any())
+
+
+def count_range(values: pd.Series) -> str:
+    """The least and the greatest of some counts.
+
+    >>> count_range(pd.Series([7, 8])), count_range(pd.Series([7.0]))
+    ('7 to 8', '7')
+    """
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def _by_keys(comparison: Comparison) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
     if not comparison.keys:
         return [((), comparison.frame)]
@@ -184,7 +224,11 @@ def _by_keys(comparison: Comparison) -> list[tuple[tuple[Any, ...], pd.DataFrame
     return [(values if isinstance(values, tuple) else (values,), group) for values, group in grouped]
 
 
-def samples(rows: pd.DataFrame, metric: str) -> dict[tuple[int, int], float]:
-    """A metric of runs of one kind, by seed and repeat: what pairs them with runs of another kind."""
-    values = zip(rows["seed"], rows["repeat"], rows[metric], strict=True)
-    return {(int(seed), int(repeat)): float(value) for seed, repeat, value in values}
+def samples(rows: pd.DataFrame, metric: str) -> dict[tuple[int, int, int], float]:
+    """A metric of runs of one kind, by what pairs them with runs of another kind: seed, repeat, and programs left out.
+
+    Runs in which it was not measured are not among them.
+    """
+    known = rows[rows[metric].notna()]
+    values = zip(known["seed"], known["repeat"], known["left_out"], known[metric], strict=True)
+    return {(int(seed), int(repeat), int(left_out)): float(value) for seed, repeat, left_out, value in values}

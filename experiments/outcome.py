@@ -48,10 +48,16 @@ class Outcome:
 
 
 def play(programs: Sequence[Program], config: SimConfig, policy: Policy) -> Outcome:
-    """Play programs under a policy, which is watched but not disturbed."""
+    """Play programs under a policy, which is watched but not disturbed.
+
+    Raises:
+        ValueError: a program was refused, so that means would not be over all of them.
+    """
     away = _Absences(policy)
     result = simulate(programs, config, policy)
     summary = result.summary
+    if summary["refused_programs"]:
+        raise ValueError(f"programs refused must be 0, got {summary['refused_programs']}: memory is too small for them")
     calls, transfers = result.calls.columns, result.transfers.columns
     loads: dict[str, list[_Span]] = {}
     for program, call, cause, *span in zip(

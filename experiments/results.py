@@ -26,12 +26,12 @@ import zstandard
 
 from tokencake.experiments.columns import MEASURED, TABLES
 from tokencake.experiments.errors import UsageError
+from tokencake.experiments.words import named
 from tokencake.traces.files import umask
 
 SUMMARY = "summary.json"
 OVERRIDES = "overrides.yaml"
 SWEEP = "sweep.json"
-_NAMED = 3  # runs that a line names
 
 
 class Table(Protocol):
@@ -52,7 +52,10 @@ def check_free(out: Path, overwrite: bool) -> None:
         raise UsageError(f"out={out}: exists and is not a directory")
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
-            raise UsageError(f"out={out}: directory is in use; choose another, or replace it with overwrite=true")
+            raise UsageError(
+                f"out={out}: directory is in use; choose another, or replace it with overwrite=true, or go on with what"
+                " was stopped there with resume=true"
+            )
         if not ((out / SUMMARY).is_file() or (out / SWEEP).is_file()):
             raise UsageError(f"out={out}: not a run or sweep directory (no {SUMMARY} or {SWEEP}), so not overwritten")
     parent = out.absolute().parent
@@ -156,6 +159,11 @@ def write_run(
     (directory / SUMMARY).write_text(dump_json(dict(summary)), encoding="utf-8")
 
 
+def finished_programs(summary: Mapping[str, Any]) -> int:
+    """How many programs a summary's latencies are of: those that were not refused."""
+    return int(summary["programs"]) - int(summary["refused_programs"])
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory, read lazily."""
@@ -182,6 +190,14 @@ class Run:
     def outcome(self) -> dict[str, Any]:
         """The summary without the seed: equal for runs that went the same way."""
         return {key: value for key, value in self.summary.items() if key != "seed"}
+
+    @cached_property
+    def refused(self) -> tuple[str, ...]:
+        """Programs that were refused, so that no latency is theirs."""
+        if not self.summary["refused_programs"]:
+            return ()
+        programs = self.table("programs")
+        return tuple(sorted(programs.loc[programs["refused"], "program"]))
 
     @cached_property
     def timing(self) -> dict[str, Any]:
@@ -242,22 +258,25 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     return found
 
 
-def complete(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
+def complete(runs: Sequence[Run], *, idle: bool = True) -> tuple[list[Run], list[str]]:
     """The runs that went to their end, and what to say of the others: the numbers of those are of what had finished.
 
+    Args:
+        runs: Any runs.
+        idle: Whether one of which no program finished is among them.
+
     Raises:
-        UsageError: none went to its end.
+        UsageError: there is none.
     """
-    given = list(runs)
-    whole = [run for run in given if not run.summary.get("interrupted")]
-    if len(whole) == len(given):
-        return whole, []
-    cut = list(dict.fromkeys(str(run.path) for run in given if run.summary.get("interrupted")))
-    more = f" and {len(cut) - _NAMED} more" if len(cut) > _NAMED else ""
-    said = f"{', '.join(cut[:_NAMED])}{more} {'was' if len(cut) == 1 else 'were'} interrupted"
+    given = {str(run.path): run for run in runs}
+    cut = [path for path, run in given.items() if run.summary.get("interrupted")]
+    empty = [] if idle else [p for p, run in given.items() if p not in cut and not finished_programs(run.summary)]
+    said = [f"{named(cut)} {'was' if len(cut) == 1 else 'were'} interrupted"] if cut else []
+    said += [f"{named(empty)} finished no program"] if empty else []
+    whole = [run for run in runs if str(run.path) not in {*cut, *empty}]
     if not whole:
-        raise UsageError(f"{said}: no run that went to its end")
-    return whole, [f"left out: {said}"]
+        raise UsageError(f"{' and '.join(said)}: no run that went to its end")
+    return whole, [f"left out: {what}" for what in said]
 
 
 def finished(path: Path) -> list[Path]:
@@ -265,15 +284,18 @@ def finished(path: Path) -> list[Path]:
     return [p.parent for p in path.rglob(SUMMARY) if not _hidden(p.relative_to(path))]
 
 
-def jobs_of(directory: Path) -> list[str]:
-    """Names of a sweep's jobs, in order; none if the directory is no sweep's.
+def jobs_of(directory: Path) -> dict[str, dict[str, str]]:
+    """A sweep's jobs, in order: their names, and what was chosen for each; none if the directory is no sweep's.
 
     Raises:
         UsageError: its list of jobs cannot be read.
     """
     sweep = directory / SWEEP
+    if not sweep.is_file():
+        return {}
     try:
-        return [str(job) for job in json.loads(sweep.read_text(encoding="utf-8"))["jobs"]] if sweep.is_file() else []
+        plan = json.loads(sweep.read_text(encoding="utf-8"))
+        return {str(job): dict(choice) for job, choice in zip(plan["jobs"], plan["choices"], strict=True)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{sweep}: cannot be read: {error}") from error
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tokencake.experiments.comparison import Comparison, aggregate, all_equal, paired
+from tokencake.experiments.comparison import Comparison, aggregate, all_equal, count_range, paired, unlike
 from tokencake.experiments.keys import shortened, title
 from tokencake.experiments.printing import print_table
 from tokencake.experiments.words import counted
@@ -28,6 +28,8 @@ _SHOWN = (
 
 def _cell(row: Any, metric: str, form: str) -> str:
     mean, low, high = (row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
+    if math.isnan(mean):
+        return ""
     text = form.format(mean)
     if not math.isnan(low) and high > low:
         text += " ±" + form.format((high - low) / 2)
@@ -56,12 +58,16 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]], int]:
     if table["seeds"].nunique() > 1:
         head.append("seeds")
         names.append([str(seeds) for seeds in table["seeds"]])
+    if comparison.frame["refused_programs"].any():
+        head.append("finished")
+        names.append([which or "all" for which in table["finished"]])
     versus = _versus(comparison)
     body = []
     for (_, row), *own in zip(table.iterrows(), *names, strict=True):
         numbers = [_cell(row, metric, form) for _, metric, form in _SHOWN]
         if versus:
-            numbers.insert(1, versus.get((row["policy"], *(row[key] for key in comparison.keys)), ""))
+            change, seeds = versus.get((row["policy"], *(row[key] for key in comparison.keys)), ("", row["seeds"]))
+            numbers.insert(1, change if seeds == row["seeds"] else f"{change} ({counted(seeds, 'seed')})")
         body.append([*own, *numbers])
     titles = [heading for heading, _, _ in _SHOWN]
     if versus:
@@ -69,15 +75,16 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]], int]:
     return head + titles, body, len(head)
 
 
-def _versus(comparison: Comparison) -> dict[tuple[Any, ...], str]:
-    """Change of the mean latency against the first policy, seed by seed; empty with one policy."""
+def _versus(comparison: Comparison) -> dict[tuple[Any, ...], tuple[str, int]]:
+    """Change of the mean latency against the first policy, and on how many seeds; empty with one policy."""
     cells = {}
     for _, row in paired(comparison, ("latency_mean_s",)).iterrows():
-        if math.isnan(row["relative"]):  # nothing to compare with: no program ended
+        if math.isnan(row["relative"]):  # the baseline's mean is 0
             continue
         half = 100 * (row["relative_high"] - row["relative_low"]) / 2
         key = (row["policy"], *(row[key] for key in comparison.keys))
-        cells[key] = f"{100 * row['relative']:+.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
+        text = f"{100 * row['relative']:+.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
+        cells[key] = text, int(row["seeds"])
     return cells
 
 
@@ -102,14 +109,13 @@ def _same(comparison: Comparison) -> list[str]:
 
 def _refused(comparison: Comparison) -> str:
     """Which calls could not run, and are in no number."""
-    pairs = sorted({(run.summary["refused_calls"], run.summary["refused_programs"]) for run in comparison.runs})
-    if not any(calls for calls, _ in pairs):
+    if not comparison.frame["refused_calls"].any():
         return "No call was refused."
-    return (
-        "Refused: "
-        + ", or ".join(f"{counted(calls, 'call')} in {counted(programs, 'program')}" for calls, programs in pairs)
-        + " a run."
-    )
+    calls, programs = (count_range(comparison.frame[name]) for name in ("refused_calls", "refused_programs"))
+    text = f"Refused in each run: {calls} calls, {programs} programs; latencies are of those that finished."
+    if unlike(comparison):
+        text += f" Where other programs finished than under {comparison.policies[0]}, the two are not compared."
+    return text
 
 
 def markdown(comparison: Comparison) -> str:
@@ -133,7 +139,7 @@ def show(comparison: Comparison) -> None:
 def save(comparison: Comparison, directory: Path, name: str = "table") -> list[Path]:
     """Write `<name>.csv` (every metric with its interval), `<name>.md`, and `paired.csv` if there are two policies."""
     written = [directory / f"{name}.csv", directory / f"{name}.md"]
-    _sorted(comparison).to_csv(written[0], index=False, lineterminator="\n")
+    _sorted(comparison).drop(columns="finished").to_csv(written[0], index=False, lineterminator="\n")
     written[1].write_text(markdown(comparison), encoding="utf-8")
     differences = paired(comparison)
     if len(differences):

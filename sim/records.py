@@ -180,9 +180,11 @@ class Integral:
         return self.value * now_ps - self.moment
 
 
-def distribution(values: Sequence[float]) -> dict[str, float]:
-    """Mean, median, tail percentiles and maximum of a sample; zeros if it is empty."""
-    ordered = sorted(values) or [0.0]
+def distribution(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, median, tail percentiles and maximum of a sample; None if it is empty."""
+    if not values:
+        return dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"))
+    ordered = sorted(values)
     return {
         "mean": sum(ordered) / len(ordered),
         "p50": percentile(ordered, 50),

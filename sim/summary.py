@@ -36,6 +36,11 @@ def totals(host: Host) -> dict[str, Any]:
         return [column[i] for i in done]
 
     latencies = [v for v in programs["latency_s"] if v is not None]
+    ran = bool(done or latencies)
+
+    def time_mean(area: int, of: int = 1) -> float | None:
+        return area / (end * of) if ran else None
+
     capacity = host.pool.capacity
     used, pinned = metrics.used.upto(end), metrics.pinned.upto(end)
     wasted = (host.cpu.stored - host.cpu.used) * config.block_bytes
@@ -48,7 +53,7 @@ def totals(host: Host) -> dict[str, Any]:
         "calls": len(done),
         "refused_programs": sum(programs["refused"]),
         "refused_calls": len(metrics.calls) - len(done),
-        "makespan_s": metrics.end_ps / PS,
+        "makespan_s": metrics.end_ps / PS if ran else None,
         "program_latency_s": distribution(latencies),
         "ttft_s": distribution(of("ttft_s")),
         "queue_s": distribution(of("queue_s")),
@@ -63,10 +68,10 @@ def totals(host: Host) -> dict[str, Any]:
             "recomputed": sum(of("recomputed_tokens")),
         },
         "preemptions": host.scheduler.preemptions,
-        "running_mean": metrics.running.upto(end) / end,
-        "waiting_mean": metrics.waiting.upto(end) / end,
-        "kv_usage_mean": used / (end * capacity),
-        "kv_effective_mean": (used - pinned) / (end * capacity),
+        "running_mean": time_mean(metrics.running.upto(end)),
+        "waiting_mean": time_mean(metrics.waiting.upto(end)),
+        "kv_usage_mean": time_mean(used, capacity),
+        "kv_effective_mean": time_mean(used - pinned, capacity),
         "stalled_kv_gb_s": pinned * config.block_bytes / PS / 1e9,
         "d2h_bytes": host.link.moved_bytes("d2h"),
         "h2d_bytes": host.link.moved_bytes("h2d"),

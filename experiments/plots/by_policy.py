@@ -16,6 +16,7 @@ from tokencake.experiments.comparison import Comparison, samples
 from tokencake.experiments.metrics import Interval, mean_interval, relative_change
 from tokencake.experiments.plots import intervals
 from tokencake.experiments.plots.latency_cdf import load_title
+from tokencake.experiments.plots.refused import note_refused
 from tokencake.experiments.plots.style import BUSY, PAGE_IN, PALE, WARM, colour, folded, lines, new_figure
 from tokencake.policies.pages import BOUNDS
 
@@ -73,6 +74,7 @@ def by_policy(comparison: Comparison) -> Figure | None:
     scatter = any(each.low < each.high for each in (*wholes, *ratios[_RATIOS[0][0]].values()))
     title = "" if load is None else load_title(comparison, load)
     _legend(figure, axes[2].get_legend_handles_labels(), scatter=scatter, hollow=any(hollow), title=title)
+    note_refused(figure, comparison, frame)
     return figure
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator
 
 from tokencake.experiments.comparison import Comparison
 from tokencake.experiments.keys import with_value
+from tokencake.experiments.plots.refused import note_refused
 from tokencake.experiments.plots.style import (
     COLUMN_IN,
     PAGE_IN,
@@ -56,7 +57,12 @@ def latency_cdf(comparison: Comparison) -> Figure:
     A panel a load; of more policies than can be told apart, a panel each beside the first one, at the highest load.
     """
     many = len(comparison.series) > _MOST
-    return _panel_each(comparison) if many else _panel_a_load(comparison)
+    figure = _panel_each(comparison) if many else _panel_a_load(comparison)
+    frame = comparison.frame
+    if comparison.load is not None:
+        frame = frame[frame[comparison.load].isin(panel_values(comparison)[-1 if many else 0 :])]
+    note_refused(figure, comparison, frame)
+    return figure
 
 
 def _panel_a_load(comparison: Comparison) -> Figure:

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from tokencake.experiments.comparison import Comparison, aggregate
 from tokencake.experiments.keys import title as key_title
 from tokencake.experiments.plots import intervals
+from tokencake.experiments.plots.refused import note_refused
 from tokencake.experiments.plots.style import PAGE_IN, colour, legend, line, marker, new_figure, thousands
 
 _SHOWN = (("latency_mean_s", "mean"), ("latency_p95_s", "95th percentile"))
@@ -25,8 +26,8 @@ _CHARACTER = 0.019  # width of a tick label's character, as a part of the axis
 def latency_load(comparison: Comparison) -> Figure | None:
     """One panel for the mean and one for the 95th percentile; None when fewer than two loads were run.
 
-    Bands are 95 % intervals over seeds, where there are several and not too many policies. A load at which no program
-    finished has no point.
+    Bands are 95 % intervals over seeds, where there are several and not too many policies. A load at which a draw
+    finished no program has no point.
     """
     load = comparison.load
     if load is None or comparison.frame[load].nunique() < 2:
@@ -50,8 +51,9 @@ def latency_load(comparison: Comparison) -> Figure | None:
     if axes[0].collections:
         handles[intervals.LABEL] = Patch(color="#888888", alpha=0.3, linewidth=0)
     missing = table[[metric for metric, _ in _SHOWN]].isna().any(axis=None)
-    note = "where a point is missing, no program finished" if missing else ""
+    note = "no point where a draw finished no program" if missing else ""
     legend(figure, list(handles.values()), list(handles), title=note)
+    note_refused(figure, comparison, comparison.frame)
     return figure
 
 

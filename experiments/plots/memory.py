@@ -77,7 +77,7 @@ def memory(comparison: Comparison) -> Figure | None:
 
 
 def _choose(comparison: Comparison) -> dict[str, int]:
-    frame = comparison.frame
+    frame = comparison.frame[comparison.frame["kv_usage_mean"].notna()]  # where nothing ran, there is nothing to see
     if comparison.load is not None:
         frame = frame[frame[comparison.load] == frame[comparison.load].max()]
     frame = frame.sort_values(["seed", "run"], kind="stable")

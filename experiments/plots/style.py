@@ -116,6 +116,13 @@ def legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, 
     figure.legend(handles, texts, loc="outside upper center", ncols=columns, handlelength=3.0, **options)
 
 
+def note(figure: Figure, text: str) -> None:
+    """A line below the axes, for what the numbers do not show."""
+    told = folded(text, int(figure.get_figwidth() * _CHARACTERS_PER_IN))
+    figure.set_figheight(figure.get_figheight() + _ROW_IN * lines(told))
+    figure.supxlabel(told, fontsize=7, x=0.02, horizontalalignment="left")
+
+
 def panel_title(axes: Axes, text: str, columns: int) -> None:
     """The title of one of ``columns`` panels, folded where it would run into the next."""
     figure = axes.get_figure()

@@ -45,7 +45,9 @@ def fake_summary(policy, seed, latencies):
     spread = distribution(latencies)
     summary = {"host": "sim", "policy": policy, "seed": seed, "prefill_tokens": tokens} | dict.fromkeys(keys, 0.0)
     summary |= dict.fromkeys(("program_latency_s", "ttft_s", "queue_s", "prefill_s", "decode_s"), spread)
-    return summary | {"makespan_s": max(latencies), "refused_calls": 0, "refused_programs": 0}
+    count = len(latencies)
+    counts = {"programs": count, "calls": count, "refused_calls": 0, "refused_programs": 0}
+    return summary | {"makespan_s": max(latencies)} | counts
 
 
 @pytest.fixture
@@ -109,5 +111,6 @@ def fake_sweep(fake_run, tmp_path):
             for seed in range(4):
                 fake_run(f"sweep/{policy}_{qps}_{seed}", policy, qps, seed)
                 jobs.append(f"{policy}_{qps}_{seed}")
-    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    choices = [dict(zip(("policy", "trace.qps", "seed"), job.split("_"), strict=True)) for job in jobs]
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"jobs": jobs, "choices": choices}))
     return tmp_path / "sweep"
