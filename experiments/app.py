@@ -22,14 +22,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tokencake.experiments.errors import UsageError, one_line
 from tokencake.experiments.groups import GROUPS, register, register_class, register_classes
-from tokencake.experiments.job import prepare
+from tokencake.experiments.job import Job, prepare
 from tokencake.experiments.keys import flatten
 from tokencake.experiments.naming import free_directory, job_names
 from tokencake.experiments.overrides import Command, check_options, check_single, explain, parse, sort_words
 from tokencake.experiments.own_params import check_params, own_params
-from tokencake.experiments.results import SWEEP
+from tokencake.experiments.results import SWEEP, Run, finished_programs
+from tokencake.experiments.resuming import done, done_of_sweep, is_done
 from tokencake.experiments.sweep import Sweep, finish, note_failure, raise_failures, sweeping
+from tokencake.experiments.words import counted
 
+_NOTHING_FINISHED = 1
 _CLASS = re.compile(r"Could not find 'policy/([^']+:[^']+)'")
 _CONF = Path(__file__).resolve().parent / "conf"
 
@@ -39,6 +42,7 @@ def run(words: Sequence[str]) -> None:
 
     Raises:
         UsageError: anything that a user can get wrong; nothing has been written then.
+        SystemExit: with status 1, if no program finished; what was found is written.
     """
     register()
     command = sort_words(words)
@@ -58,8 +62,17 @@ def run(words: Sequence[str]) -> None:
             job = prepare(_plain(base), command.overrides)
     if sweep:
         _run_sweep(plan, command)
-    else:
-        job.run(job.out or free_directory("run"))
+    elif not _run_once(job):
+        raise SystemExit(_NOTHING_FINISHED)
+
+
+def _run_once(job: Job) -> bool:
+    """Run a job, unless it is there already; returns whether a program finished."""
+    out = job.out or free_directory("run")
+    if job.resume and done({out: job}):
+        print(f"kept, as it finished before: {out}")
+        return finished_programs(Run(out).summary) > 0
+    return job.run(out)
 
 
 @contextmanager
@@ -127,15 +140,25 @@ def _plan(base: DictConfig, parsed: list[Override]) -> Sweep:
     for trace in {job.trace.identity: job.trace for job in jobs}.values():
         trace.check()
     plain = [{k.lstrip("+"): str(v) for k, v in choice.items()} for choice in choices]
-    return Sweep(base.get("out"), bool(base.get("overwrite")), tuple(job_names(plain)), tuple(plain))
+    names = job_names(plain)
+    out, resume = base.get("out"), bool(base.get("resume"))
+    asked = {Path(out) / name: job for name, job in zip(names, jobs, strict=True)} if resume else {}
+    kept = done_of_sweep(Path(out), asked) if asked else []
+    return Sweep(out, bool(base.get("overwrite")), tuple(names), tuple(plain), resume, len(kept))
 
 
 def _run_sweep(plan: Sweep, command: Command) -> None:
     out = Path(plan.out) if plan.out else free_directory("sweep")
+    if plan.kept:
+        what = f"{plan.kept} of {counted(len(plan.jobs), 'job')}"
+        print(f"tokencake run: kept {what}, as they finished before", file=sys.stderr)
+    # Hydra writes down what it is told: that a sweep was stopped once is nothing about it.
+    words = [word for word in command.overrides if word.lstrip("+").partition("=")[0] != "resume"]
     with sweeping(out, plan):
-        _hydra_main(["-m", *command.overrides, f"hydra.sweep.dir='{out.absolute()}'"])
+        _hydra_main(["-m", *words, f"hydra.sweep.dir='{out.absolute()}'"])
         raise_failures(out, plan)
-    finish(out)
+    if not finish(out):
+        raise SystemExit(_NOTHING_FINISHED)
 
 
 def _inform(command: Command) -> None:
@@ -169,9 +192,12 @@ def _sweep_job(config: DictConfig) -> None:
     names = [n for n, c in zip(plan["jobs"], plan["choices"], strict=True) if c.items() <= given.items()]
     name = names[0] if names else f"job-{own.job.num}"
     out = _from_here(sweep_dir / name)
+    if is_done(out):  # the plan has seen that it is this very job
+        return
     composed = own_params(_plain(config)) if names else _plain(config)  # a planned job's parameters were checked
     try:
-        prepare(composed | {"out": str(out), "overwrite": False}, own.overrides.task).run(out)
+        where = {"out": str(out), "overwrite": False, "resume": True}
+        prepare(composed | where, own.overrides.task).run(out)
     except UsageError as error:
         note_failure(sweep_dir, name, error)
 

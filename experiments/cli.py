@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 2 after an error of the user, which is one line on stderr, or 130 after Ctrl-C. Errors of ours keep their
         traceback, and so do all with ``--debug``.
+
+    Raises:
+        SystemExit: with status 1, as the answer of a command: no program finished (``run``), runs differ (``diff``).
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = _DEBUG in words

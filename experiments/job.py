@@ -16,7 +16,7 @@ from tokencake.experiments.inputs import TraceInput, check_arrivals, open_input
 from tokencake.experiments.labels import policy_name
 from tokencake.experiments.notes import notes
 from tokencake.experiments.progress import progress
-from tokencake.experiments.results import Table, check_free, replacing, write_run
+from tokencake.experiments.results import Table, check_free, finished_programs, replacing, write_run
 from tokencake.experiments.settings import HARDWARE_DEFAULTS, profile_of, sim_config
 from tokencake.experiments.settings import build as build_settings
 from tokencake.experiments.timeline import build, tool_spans
@@ -33,9 +33,9 @@ from tokencake.sim.run import simulate
 
 _HOSTS = ("sim", "virtual", "live")
 _SECTIONS = ("policy", "trace", "hardware", "engine", "link", "workload", "bounds", "live", "log")
-_KEYS = (*_SECTIONS, "host", "seed", "out", "overwrite", "timeline", "noise")
+_KEYS = (*_SECTIONS, "host", "seed", "out", "overwrite", "resume", "timeline", "noise")
 _SUBKEYS = {"log": ("decisions",), "hardware": ("profile", *HARDWARE_DEFAULTS)}  # of sections that nobody else checks
-_NOT_TYPED = ("out", "overwrite", "hydra.sweep.dir", "hydra.searchpath")
+_NOT_TYPED = ("out", "overwrite", "resume", "hydra.sweep.dir", "hydra.searchpath")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Job:
         policy: makes a fresh policy.
         host: replays programs.
         out: where the results go, if the user said so.
+        resume: whether an earlier attempt at this run may be there.
     """
 
     config: Mapping[str, Any]
@@ -59,9 +60,13 @@ class Job:
     policy: Callable[[], Policy]
     host: Callable[..., RunResult]
     out: Path | None
+    resume: bool
 
-    def run(self, out: Path) -> None:
+    def run(self, out: Path) -> bool:
         """Run the host, write the run directory and say where it is.
+
+        Returns:
+            Whether a program finished; if none did, the run has no latency.
 
         Raises:
             UsageError: the policy leaves calls waiting or fails, or the engine does not start.
@@ -83,7 +88,7 @@ class Job:
         summary = head | result.summary | head  # its keys come first, and win
         tables = {name: getattr(result, name) for name in ("programs", "calls", "transfers", "kv")}
         timeline = self._timeline(tables) if self.config["timeline"] else None
-        with replacing(out, bool(self.config["overwrite"])) as directory:
+        with replacing(out, self.config["overwrite"] or self.resume) as directory:
             write_run(
                 directory,
                 config=dict(self.config) | {"out": str(out)},
@@ -102,6 +107,7 @@ class Job:
         print(_report(label, summary, out))
         if summary.get("interrupted"):
             raise KeyboardInterrupt
+        return finished_programs(summary) > 0
 
     def _timeline(self, tables: Mapping[str, Table]) -> object:
         programs, calls = tables["programs"].columns, tables["calls"].columns
@@ -138,11 +144,15 @@ def prepare(config: Mapping[str, Any], overrides: Iterable[str] = ()) -> Job:
     host = config["host"]
     if host not in _HOSTS:
         raise UsageError(f"host={host}: unknown host; {did_you_mean(str(host), _HOSTS)}")
-    for key in ("overwrite", "timeline"):
+    for key in ("overwrite", "resume", "timeline"):
         if not isinstance(config[key], bool):
             raise UsageError(f"{key}: must be true or false, got {config[key]!r}")
-    out = config["out"]
-    if out is not None:
+    out, resume = config["out"], config["resume"]
+    if resume and config["overwrite"]:
+        raise UsageError("resume=true: keeps what overwrite=true replaces; choose one")
+    if resume and out is None:
+        raise UsageError("resume=true: needs out=DIRECTORY, where what was stopped is")
+    if out is not None and not resume:
         check_free(Path(str(out)), config["overwrite"])
     policy = _policy(config["policy"])
     profile = profile_of(config)
@@ -153,9 +163,10 @@ def prepare(config: Mapping[str, Any], overrides: Iterable[str] = ()) -> Job:
     trace = open_input(config["trace"], sim.seed)
     # The size of the CPU tier as it was given: in blocks, or in GiB, from which the blocks follow.
     given = {"cpu_gib": config["engine"]["cpu_gib"] if config["engine"]["cpu_blocks"] is None else None}
-    resolved = dict(config) | {"engine": asdict(sim.engine) | given, "link": asdict(sim.link)}
+    own = {key: value for key, value in config.items() if key != "resume"}  # changes no result, so none tells of it
+    resolved = own | {"engine": asdict(sim.engine) | given, "link": asdict(sim.link)}
     kept = tuple(word for word in typed if _key(word) not in _NOT_TYPED)
-    return Job(resolved, kept, trace, sim, policy, replay, Path(str(out)) if out is not None else None)
+    return Job(resolved, kept, trace, sim, policy, replay, Path(str(out)) if out is not None else None, resume)
 
 
 def _key(word: str) -> str:
@@ -202,11 +213,13 @@ def _policy(values: Mapping[str, Any]) -> Callable[[], Policy]:
 def _report(label: str, summary: Mapping[str, Any], out: Path) -> str:
     if not summary["programs"]:
         return f"{label}: no program ended -> {out}"
-    if summary["refused_programs"] == summary["programs"]:
-        return f"{label}: no program could run -> {out}"
+    finished = finished_programs(summary)
+    which = f"{finished} of {summary['programs']} programs finished, " if summary["refused_programs"] else ""
+    if not finished:
+        return f"{label}: {which}so there is no program latency -> {out}"
     latency = summary["program_latency_s"]
     preemptions = counted(summary["preemptions"], "preemption")
     return (
-        f"{label}: mean latency {latency['mean']:.1f} s, p95 {latency['p95']:.1f} s, "
+        f"{label}: {which}mean latency {latency['mean']:.1f} s, p95 {latency['p95']:.1f} s, "
         f"makespan {summary['makespan_s']:.1f} s, {preemptions} -> {out}"
     )

@@ -3,8 +3,8 @@
 ``python -m tokencake.experiments.live_accuracy OUT`` makes the tables of ``docs/validation.md``. The traces
 are those of the demo generator; the calibration runs an invented load that has nothing to do with them. How fast
 a machine is changes within minutes, so each turn, in which every policy runs once, has a calibration right before
-it, and is predicted from that one alone. Two idle cores need about three quarters of an hour. What is whole
-already is kept, so it can be ended and begun again.
+it, and is predicted from that one alone. Two idle cores need about three quarters of an hour. It can be ended and
+begun again: turns that were measured are kept, and so is what was simulated; what was made otherwise is refused.
 
 Everything is done with `tokencake` commands, and printed as such, so that any part can be run alone.
 """
@@ -22,7 +22,8 @@ import yaml
 
 from tokencake.experiments.arguments import Parser, exit_code
 from tokencake.experiments.cli import main
-from tokencake.experiments.results import SUMMARY, Run, find_runs, jobs_of
+from tokencake.experiments.results import find_runs, jobs_of
+from tokencake.experiments.resuming import is_done
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ SETTINGS = {
 
 
 def run(words: Sequence[str] | None = None) -> None:
-    """Do all of it; what is whole already is kept.
+    """Do all of it; what an earlier attempt did is kept, if it is the same.
 
     Raises:
         UsageError: a word that is no argument.
@@ -86,37 +87,38 @@ def _measure(out: Path, setting: Setting, chosen: Namespace) -> None:
 
 
 def _turn(out: Path, turn: int, setting: Setting, chosen: Namespace) -> None:
-    """Calibrate, run every policy once, and predict that from this calibration alone."""
+    """Calibrate, run every policy once, and predict that from this calibration alone.
+
+    A turn that was ended early begins anew: its calibration is no longer right before it.
+    """
     profile = out / "profiles" / f"turn-{turn}.yaml"
     live, predicted, replayed = (out / name / f"turn-{turn}" for name in ("live", "sim", "replayed"))
-    if not profile.exists():
+    if not (profile.exists() and _whole(live)):
+        for directory in (live, predicted, replayed):
+            shutil.rmtree(directory, ignore_errors=True)
+        profile.unlink(missing_ok=True)
         profile.parent.mkdir(parents=True, exist_ok=True)
         _command("calibrate", str(profile), f"--model={chosen.model}", f"--seconds={chosen.seconds}")
     common = ["+experiment=tiny", "trace=demo", f"hardware.profile={profile}", *setting.words]
     policies = f"policy={','.join(setting.policies)}"
-    if not _whole(live):
-        shutil.rmtree(replayed, ignore_errors=True)
-        own = (f"live.model={chosen.model}", f"live.repeat={turn}", policies)
-        _command("run", "-m", "host=live", *own, *common, *_into(live))
-    if not _whole(predicted):
-        own = (policies, f"hardware.jitter={_jitter(profile)}", f"hardware.draw=range({chosen.draws})")
-        _command("run", "-m", "host=sim", *own, *common, *_into(predicted))
+    own = (f"live.model={chosen.model}", f"live.repeat={turn}", policies)
+    _command("run", "-m", "host=live", *own, *common, *_into(live))
+    own = (policies, f"hardware.jitter={_jitter(profile)}", f"hardware.draw=range({chosen.draws})")
+    _command("run", "-m", "host=sim", *own, *common, *_into(predicted))
     for measured in find_runs([live]):
-        again = replayed / measured.path.relative_to(live)
-        if not again.exists():
-            one = (f"policy={measured.summary['policy']}", f"live.repeat={turn}")
-            _command("run", "host=sim", *one, *common, f"hardware.recorded={measured.path}", f"out={again}")
+        one = (f"policy={measured.summary['policy']}", f"live.repeat={turn}", f"hardware.recorded={measured.path}")
+        _command("run", "host=sim", *one, *common, *_into(replayed / measured.path.relative_to(live)))
 
 
 def _whole(sweep: Path) -> bool:
     """Whether every job of a sweep is there and went to its end."""
-    jobs = [sweep / job for job in jobs_of(sweep)]
-    return bool(jobs) and all((job / SUMMARY).is_file() and not Run(job).summary.get("interrupted") for job in jobs)
+    jobs = jobs_of(sweep)
+    return bool(jobs) and all(is_done(sweep / job) for job in jobs)
 
 
-def _into(sweep: Path) -> tuple[str, str]:
-    """Where a sweep goes; what an earlier attempt left there is replaced."""
-    return f"out={sweep}", f"overwrite={str(sweep.exists()).lower()}"
+def _into(out: Path) -> tuple[str, str]:
+    """Where runs go; those that an earlier attempt left there are kept, if they are the same."""
+    return f"out={out}", "resume=true"
 
 
 def _jitter(profile: Path) -> float:

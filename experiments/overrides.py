@@ -16,7 +16,7 @@ from tokencake.policies.hints import did_you_mean
 
 # Values that are paths or dotted names: taken as they stand where Hydra's grammar would stumble over a character.
 _VERBATIM = ("out", "trace.path", "hardware.profile", "policy.target", *(f"policy.{hook}" for hook in HOOKS))
-_ONCE = ("out", "overwrite", "host")
+_ONCE = ("out", "overwrite", "resume", "host")
 _SET_BY_GROUP = ("policy.name", "trace.source")
 _LISTED_BY = {"policy": "tokencake policies", "hardware": "tokencake hardware"}
 _FILE_OF = {"trace": "trace.path", "hardware": "hardware.profile"}

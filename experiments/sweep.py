@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,22 @@ from pathlib import Path
 from tokencake.experiments import tables
 from tokencake.experiments.comparison import collect
 from tokencake.experiments.errors import UsageError, one_line
-from tokencake.experiments.results import SWEEP, check_free, find_runs, finished
-from tokencake.experiments.words import counted
+from tokencake.experiments.naming import job_name
+from tokencake.experiments.results import (
+    SUMMARY,
+    SWEEP,
+    check_free,
+    find_runs,
+    finished,
+    finished_programs,
+    jobs_of,
+)
+from tokencake.experiments.words import counted, named
 
+_DRAWS = ("seed", "live.repeat", "hardware.draw")  # keys that tell apart what is otherwise the same run
 _FAILED = ".failed"
+_TABLES = ("sweep.csv", "sweep.md", "paired.csv")
+_NAMED = 8  # settings that a line names
 
 
 @dataclass(frozen=True)
@@ -28,12 +40,16 @@ class Sweep:
         overwrite: whether an existing sweep there is replaced.
         jobs: directory names of its jobs.
         choices: the swept values of each job, by key.
+        resume: whether what an earlier attempt left in its directory stays.
+        kept: how many jobs that is.
     """
 
     out: str | None
     overwrite: bool
     jobs: tuple[str, ...]
     choices: tuple[dict[str, str], ...]
+    resume: bool = False
+    kept: int = 0
 
 
 @contextmanager
@@ -43,41 +59,81 @@ def sweeping(out: Path, sweep: Sweep) -> Iterator[None]:
     When it ends early, by a job that failed or by the user, finished jobs are kept, also in place of an earlier
     sweep. If there are none, everything is as it was. The error says which.
     """
-    check_free(out, sweep.overwrite)
+    aside, fresh = None, not out.exists()
+    if sweep.resume:
+        _clear(out, sweep)
+    else:
+        check_free(out, sweep.overwrite)
+        if out.exists():
+            aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+            out.rename(aside / out.name)
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent)) if out.exists() else None
-    if aside is not None:
-        out.rename(aside / out.name)
     try:
-        out.mkdir()
+        out.mkdir(exist_ok=sweep.resume)
         (out / SWEEP).write_text(
             json.dumps({"jobs": sweep.jobs, "choices": sweep.choices}, indent=1) + "\n", encoding="utf-8"
         )
         yield
     except (UsageError, KeyboardInterrupt) as error:
-        what = _left(out, aside, sweep)
+        what = _left(out, aside, sweep, fresh=fresh)
         raise type(error)("; ".join(filter(None, (str(error), what)))) from error
     except BaseException:
-        _left(out, aside, sweep)
+        _left(out, aside, sweep, fresh=fresh)
         raise
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _left(out: Path, aside: Path | None, sweep: Sweep) -> str:
+def _clear(out: Path, sweep: Sweep) -> None:
+    """Remove what an earlier attempt left in its directory beside runs: tables, and what jobs that were killed held."""
+    for name in _TABLES:
+        (out / name).unlink(missing_ok=True)
+    for job in sweep.jobs:
+        for path in out.glob(f".{job}.*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _left(out: Path, aside: Path | None, sweep: Sweep, *, fresh: bool) -> str:
     """Keep what finished of a sweep that ended early, or put back what it replaced; returns which, for its user."""
     done = len(finished(out))
+    for note in out.glob(f".*{_FAILED}"):
+        note.unlink()
     if done:
-        for note in out.glob(f".*{_FAILED}"):
-            note.unlink()
         before = ", in place of the earlier sweep" if aside is not None else ""
-        return f"what finished ({done} of {len(sweep.jobs)}) is in {out}{before}"
-    shutil.rmtree(out, ignore_errors=True)
+        return f"what finished ({done} of {len(sweep.jobs)}) is in {out}{before}; resume=true out={out} does the rest"
+    if fresh or aside is not None:
+        shutil.rmtree(out, ignore_errors=True)
     if aside is None:
         return ""
     (aside / out.name).rename(out)
     return f"no job finished, so {out} is the earlier sweep"
+
+
+def missing(directories: Iterable[Path]) -> list[str]:
+    """What to say of sweeps that ended early: which settings, or which draws of them, have no run."""
+    said = []
+    for path in directories:
+        jobs = jobs_of(path)
+        absent = {job for job in jobs if not (path / job / SUMMARY).is_file()}
+        if absent:
+            which = named(_settings(jobs, absent), _NAMED)
+            said.append(f"{path}: {len(absent)} of {counted(len(jobs), 'job')} of the sweep did not run: {which}")
+    return said
+
+
+def _settings(jobs: Mapping[str, Mapping[str, str]], absent: Collection[str]) -> list[str]:
+    """Settings of the absent jobs, with the draws that are missing where others are there."""
+    draws: dict[str, list[tuple[str, bool]]] = {}
+    for job, choice in jobs.items():
+        drawn = {key: value for key, value in choice.items() if key in _DRAWS}
+        setting = job_name({key: value for key, value in choice.items() if key not in drawn})
+        draws.setdefault(setting, []).append((job_name(drawn), job in absent))
+    return [
+        setting if all(gone for _, gone in own) else f"{setting} ({', '.join(draw for draw, gone in own if gone)})"
+        for setting, own in draws.items()
+        if any(gone for _, gone in own)
+    ]
 
 
 def note_failure(out: Path, job: str, error: Exception) -> None:
@@ -107,11 +163,16 @@ def raise_failures(out: Path, sweep: Sweep) -> None:
     raise error
 
 
-def finish(out: Path) -> None:
-    """Write `sweep.csv`, `sweep.md` and `paired.csv` over the jobs, print the table, say where everything is."""
+def finish(out: Path) -> bool:
+    """Write `sweep.csv`, `sweep.md` and `paired.csv` over the jobs, print the table, say where everything is.
+
+    Returns:
+        Whether a program finished in any of the jobs.
+    """
     comparison = collect(find_runs([out]))
     for note in comparison.notes:
         print(f"tokencake run: {note}", file=sys.stderr)
     tables.save(comparison, out, name="sweep")
     tables.show(comparison)
     print(f"{counted(len(comparison.runs), 'run')}: {out} (sweep.csv, sweep.md); figures: tokencake plot {out}")
+    return any(finished_programs(run.summary) for run in comparison.runs)

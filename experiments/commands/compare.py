@@ -18,6 +18,8 @@ from tokencake.experiments.printing import print_table
 from tokencake.experiments.ranking import Ranking, rankings
 from tokencake.experiments.renewing import renewing
 from tokencake.experiments.results import Run, complete, find_runs
+from tokencake.experiments.sweep import missing
+from tokencake.experiments.words import counted
 
 _FORMATS = ("png", "pdf", "svg")
 _TABLES = ("compare.csv", "compare.md")
@@ -51,9 +53,10 @@ def run(words: Sequence[str]) -> None:
     chosen = _parser().parse_args(words)
     if len(chosen.directories) < 2:
         raise UsageError("two or more run or sweep directories are needed (try: tokencake compare --help)")
-    found = [complete(find_runs([path])) for path in chosen.directories]
-    pairs = pair_up([runs for runs, _ in found], chosen.measured)
-    for note in dict.fromkeys(note for _, notes in found for note in notes):
+    found = [find_runs([path]) for path in chosen.directories]
+    pairs = pair_up(found, chosen.measured)
+    left_out = (note for runs in found for note in complete(runs, idle=False)[1])
+    for note in dict.fromkeys((*missing(chosen.directories), *left_out)):
         print(f"tokencake compare: {note}", file=sys.stderr)
     rows = compare(pairs)
     ranks = rankings(pairs)
@@ -141,6 +144,7 @@ def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking])
         if errors:
             mean = sum(map(abs, errors)) / len(errors)
             notes.append(f"{metric}: mean absolute error {mean:.1%}, worst {max(errors, key=abs):+.1%}.")
+    notes += _refused(pairs)
     notes += [_ranked(rank) for rank in ranks]
     loads = load_averages(pairs)
     if loads is not None and measured == "live":  # what else ran changes nothing in simulated time
@@ -164,6 +168,19 @@ def _beyond_scatter(rows: Sequence[Row]) -> str:
 
 def _hosts(runs: Iterable[Run]) -> str:
     return ", ".join(dict.fromkeys(str(run.summary["host"]) for run in runs))
+
+
+def _refused(pairs: Sequence[Pair]) -> list[str]:
+    """Whose latencies are of some of the programs, and perhaps not of the same ones on both sides."""
+    told: dict[str, list[str]] = {}
+    for pair in pairs:
+        predicted, measured = ({run.refused for run in side} for side in (pair.predicted, pair.measured))
+        most = max(map(len, predicted | measured))
+        if most:
+            which = "the same" if predicted == measured else "not the same"
+            text = f"up to {counted(most, 'program')} a run, {which} on both sides"
+            told.setdefault(text, []).append(f"{pair.setting} {pair.policy}".strip())
+    return [f"Refused, and in no latency: {what} ({', '.join(whose)})." for what, whose in told.items()]
 
 
 def _ranked(rank: Ranking) -> str:

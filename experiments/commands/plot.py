@@ -10,6 +10,7 @@ from tokencake.experiments.comparison import collect
 from tokencake.experiments.plots import FIGURES, draw
 from tokencake.experiments.renewing import renewing
 from tokencake.experiments.results import find_runs
+from tokencake.experiments.sweep import missing
 
 _FORMATS = ("png", "pdf", "svg")
 
@@ -28,7 +29,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--no-table", action="store_true", help="do not print the table (it is written all the same)")
     chosen = parser.parse_args(words)
     comparison = collect(find_runs(chosen.directories))
-    for note in comparison.notes:
+    for note in (*missing(chosen.directories), *comparison.notes):
         print(f"tokencake plot: {note}", file=sys.stderr)
     formats = tuple(dict.fromkeys(chosen.format or ("png", "pdf")))
     ours = [*(f"{name}.{kind}" for name in FIGURES for kind in formats), *tables.FILES]

@@ -1,11 +1,11 @@
 """Which commands `python -m tokencake.experiments.live_accuracy` gives; the commands themselves are played."""
 
 import json
-import shutil
 
 import pytest
 import yaml
 
+from commands import files
 from tokencake.experiments import live_accuracy
 from tokencake.experiments.arguments import exit_code
 
@@ -39,28 +39,28 @@ def commands(tmp_path, monkeypatch):
 
 
 def write_runs(out, words):
-    if out.exists():
-        assert "overwrite=true" in words
-        shutil.rmtree(out)
+    assert "resume=true" in words
     jobs = []
     for policy in listed(words, "policy"):
         for repeat in listed(words, "live.repeat"):
             for draw in listed(words, "hardware.draw"):
                 name = f"{policy}_{repeat}_{draw}" if "-m" in words else "."
                 jobs.append(name)
-                (out / name).mkdir(parents=True)
+                if (out / name / "summary.json").exists():
+                    continue
+                (out / name).mkdir(parents=True, exist_ok=True)
                 tokens = {"gpu_hit": 5, "cpu_hit": 0}
                 (out / name / "summary.json").write_text(json.dumps({"policy": policy, "prefill_tokens": tokens}))
                 (out / name / "config.yaml").write_text(yaml.safe_dump({"live": {"repeat": int(repeat)}}))
     if "-m" in words:
-        (out / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+        (out / "sweep.json").write_text(json.dumps({"jobs": jobs, "choices": [{}] * len(jobs)}))
 
 
 def kinds(given):
     return [words[0] if words[0] != "run" else next(w for w in words if w.startswith("host=")) for words in given]
 
 
-def test_every_stage_is_done_once(commands):
+def test_every_stage_is_done_once(commands, tmp_path):
     live_accuracy.run(["out", "--turns=2", "--draws=3"])
     compared = ["compare", "compare"]
     turn = ["calibrate", "host=live", "host=sim", *["host=sim"] * len(POLICIES)]
@@ -70,24 +70,38 @@ def test_every_stage_is_done_once(commands):
         profile = f"hardware.profile=out/small/profiles/turn-{number}.yaml"
         assert all(profile in words for words in commands[number * len(turn) + 1 : (number + 1) * len(turn)])
     commands.clear()
+    before = files(tmp_path)
     live_accuracy.run(["out", "--turns=2", "--draws=3"])
-    assert kinds(commands) == compared
+    assert kinds(commands) == [*turn[1:], *turn[1:], *compared]
+    assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("stage", ["live/turn-0", "sim/turn-1"])
 @pytest.mark.parametrize("what", ["missing", "interrupted"])
-def test_a_stage_that_did_not_get_to_its_end_is_done_again(stage, what, commands, tmp_path):
+def test_a_turn_that_was_ended_early_begins_anew(what, commands, tmp_path):
+    """With its calibration, and without predictions from the one before."""
     live_accuracy.run(["out", "--turns=2"])
     commands.clear()
-    summary = next((tmp_path / "out" / "small" / stage).glob("vllm-priority_*/summary.json"))
+    small = tmp_path / "out" / "small"
+    summary = next((small / "live" / "turn-1").glob("vllm-priority_*/summary.json"))
     if what == "missing":
         summary.unlink()
     else:
         summary.write_text(json.dumps(json.loads(summary.read_text()) | {"interrupted": True}))
+    for name in ("profiles/turn-1.yaml", "sim/turn-1/old", "replayed/turn-1/old", "sim/turn-0/old"):
+        (small / name).write_text("old")
     live_accuracy.run(["out", "--turns=2"])
-    replays = ["host=sim"] * len(POLICIES) if stage == "live/turn-0" else []
-    assert kinds(commands) == [f"host={stage[:4].rstrip('/')}", *replays, "compare", "compare"]
-    assert {f"out=out/small/{stage}", "overwrite=true"} <= set(commands[0])
+    done = ["host=live", "host=sim", *["host=sim"] * len(POLICIES)]
+    assert kinds(commands) == [*done, "calibrate", *done, "compare", "compare"]
+    assert [str(p.relative_to(small)) for p in small.rglob("*") if p.name == "old"] == ["sim/turn-0/old"]
+    assert (small / "profiles" / "turn-1.yaml").read_text() != "old"
+
+
+def test_more_draws_are_more_draws(commands, tmp_path):
+    """Of what was simulated, too; what is there already is known by `resume=true`, which refuses what differs."""
+    live_accuracy.run(["out", "--turns=1", "--draws=2"])
+    live_accuracy.run(["out", "--turns=1", "--draws=3"])
+    summaries = (tmp_path / "out" / "small" / "sim").rglob("summary.json")
+    assert len(list(summaries)) == 3 * len(POLICIES)
 
 
 def test_a_command_that_failed_ends_it(commands, monkeypatch):

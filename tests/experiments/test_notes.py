@@ -1,5 +1,8 @@
 """What is printed beside the numbers of a run."""
 
+import json
+import re
+
 import pytest
 
 from tokencake.experiments.cli import main
@@ -83,10 +86,24 @@ def test_drawing_the_arrival_of_one_program_is_said_to_have_no_effect(capsys):
         assert ("trace.arrivals=poisson moves the one program of the trace" in capsys.readouterr().err) == told
 
 
-def test_when_nothing_can_run_that_is_said(capsys):
-    lines, out = said(capsys, "policy=vllm", "engine.max_model_len=100")
-    assert any("refused: longer than the model or the memory allows" in line for line in lines)
-    assert "no program could run" in out
+def test_when_nothing_can_run_that_is_said(capsys, tmp_path):
+    """And nothing looks like a measured zero."""
+    with pytest.raises(SystemExit) as end:
+        said(capsys, "policy=vllm", "engine.max_model_len=100")
+    assert end.value.code == 1
+    captured = capsys.readouterr()
+    assert "4 calls in 4 programs refused: longer than the model or the memory allows" in captured.err
+    assert captured.out.splitlines()[-1].endswith("0 of 4 programs finished, so there is no program latency -> run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["programs"], summary["refused_programs"]) == (4, 4)
+    for name in ("program_latency_s", "ttft_s", "queue_s", "call_latency_s", "prefill_s", "decode_s"):
+        assert set(summary[name].values()) == {None}
+    assert [summary[name] for name in ("makespan_s", "running_mean", "waiting_mean", "kv_usage_mean")] == [None] * 4
+
+
+def test_the_closing_line_says_how_many_programs_its_latencies_are_of(capsys):
+    _, out = said(capsys, "policy=vllm", "engine.max_model_len=1700")
+    assert re.search(r": 2 of 4 programs finished, mean latency \d", out)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 import json
+import shutil
 
 import pandas as pd
 import pytest
 import yaml
 
-from commands import files
+from commands import files, refused
 from tokencake.experiments.cli import main
 from tokencake.experiments.naming import job_names
 from tokencake.policies import registry
@@ -114,7 +115,7 @@ def test_a_failing_job_stops_no_other_and_is_named_in_one_line(values, tmp_path,
     failed = [x for x in jobs if int(x) > 1]
     assert f"{len(failed)} of {len(jobs)} jobs failed: x-{failed[0]}: policy Fails: order raised ZeroDiv" in line
     assert ("; also x-3" in line) == ("3" in failed)
-    assert line.endswith(f"; what finished (2 of {len(jobs)}) is in s")
+    assert line.endswith(f"; what finished (2 of {len(jobs)}) is in s; resume=true out=s does the rest")
     assert {p.parent.name for p in (tmp_path / "s").rglob("summary.json")} == {"x-0", "x-1"}
     assert [p.name for p in (tmp_path / "s").iterdir() if p.name.startswith(".")] == []
 
@@ -225,7 +226,9 @@ def test_what_finished_replaces_an_earlier_sweep(source, target, code, tmp_path,
     again = ["policy.params.x=1,2", "seed=5", "out=s", "overwrite=true"]
     assert main(["run", "-m", *SWEEP[2:5], *words, *again]) == code
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("; what finished (1 of 2) is in s, in place of the earlier sweep")
+    assert line.endswith(
+        "; what finished (1 of 2) is in s, in place of the earlier sweep; resume=true out=s does the rest"
+    )
     (summary,) = (tmp_path / "s").rglob("summary.json")
     assert json.loads(summary.read_text())["seed"] == 5
     assert {p.name for p in tmp_path.iterdir() if p.name.startswith(".")} == set()
@@ -270,3 +273,106 @@ def test_a_job_holds_what_its_name_says(tmp_path):
     for job in jobs:
         config = yaml.safe_load((tmp_path / "s" / job / "config.yaml").read_text())
         assert job == f"qps-{config['trace']['qps']}_seed-{config['seed']}"
+
+
+def without_times(directory):
+    return {name: content for name, content in files(directory).items() if not name.endswith("timing.json")}
+
+
+@pytest.mark.parametrize("left", ["stopped", "killed", "interrupted", "whole"])
+def test_a_sweep_goes_on_where_it_was_stopped(left, tmp_path, change_summary, capsys):
+    """What is there is kept; the bytes are those of a sweep that was never stopped."""
+    words = [*SWEEP, "seed=range(2)", "out=s"]
+    assert main(words) == 0
+    whole = without_times(tmp_path / "s")
+    last = tmp_path / "s" / "vllm-priority_seed-1"
+    if left in ("stopped", "killed"):
+        shutil.rmtree(last)
+        (tmp_path / "s" / "sweep.csv").unlink()
+    if left == "killed":  # without a chance to clean up
+        (tmp_path / "s" / ".vllm-priority_seed-1.h3k").mkdir()
+        (tmp_path / "s" / ".vllm_seed-1.failed").write_text('{"said": "x", "traceback": ""}')
+    if left == "interrupted":
+        change_summary(last, interrupted=True)
+    before = (tmp_path / "s" / "vllm_seed-0" / "timing.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main([*words, "resume=true"]) == 0
+    captured = capsys.readouterr()
+    kept = 4 if left == "whole" else 3
+    assert f"kept {kept} of 4 jobs" in captured.err
+    assert captured.out.count(" -> s/") == 4 - kept
+    assert without_times(tmp_path / "s") == whole
+    assert (tmp_path / "s" / "vllm_seed-0" / "timing.json").stat().st_mtime_ns == before
+
+
+def test_a_sweep_grows_by_more_draws(tmp_path, capsys):
+    assert main([*SWEEP, "seed=range(2)", "out=s"]) == 0
+    assert main([*SWEEP, "seed=range(3)", "out=s", "resume=true"]) == 0
+    assert "kept 4 of 6 jobs" in capsys.readouterr().err
+    assert main([*SWEEP, "seed=range(3)", "out=t"]) == 0
+    for name in ("sweep.json", "sweep.csv", "sweep.md", "paired.csv"):
+        assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "t" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["seed=range(2)", "engine.gpu_blocks=90"],
+            "s/vllm_seed-0 holds another run (engine.gpu_blocks was 119, not 90)",
+        ),
+        (["seed=range(1)"], "s/vllm-priority_seed-1 is no job of this sweep"),
+        (["seed=range(2)", "overwrite=true"], "resume=true: keeps what overwrite=true replaces"),
+    ],
+    ids=["another configuration", "fewer jobs", "overwrite"],
+)
+def test_what_is_not_of_this_sweep_is_never_kept_in_silence(words, said, tmp_path, capsys):
+    assert main([*SWEEP, "seed=range(2)", "out=s"]) == 0
+    before = files(tmp_path / "s")
+    capsys.readouterr()
+    assert said in refused(capsys, *SWEEP, *words, "out=s", "resume=true")
+    assert files(tmp_path / "s") == before
+
+
+def test_a_trace_that_changed_is_another_run(tmp_path, capsys):
+    head = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
+    words = ["+experiment=tiny", "trace.path=list.csv", "out=a", "resume=true"]
+    (tmp_path / "list.csv").write_text(f"{head}0.5,100,10\n")
+    assert main(["run", *words]) == 0
+    assert main(["run", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "kept, as it finished before: a"
+    (tmp_path / "list.csv").write_text(f"{head}0.5,100,11\n")
+    assert "a holds a run of another trace" in refused(capsys, "run", *words)
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_to_go_on_in_a_strangers_directory_is_refused(sweep, tmp_path, capsys):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "thesis.tex").write_text("precious")
+    words = SWEEP if sweep else ("run", *SWEEP[2:5])
+    assert f"s holds no {'sweep' if sweep else 'run'}" in refused(capsys, *words, "out=s", "resume=true")
+    assert "needs out=DIRECTORY" in refused(capsys, *words, "resume=true")
+    assert [p.name for p in tmp_path.rglob("*")] == ["s", "thesis.tex"]
+
+
+def test_plot_says_which_jobs_of_a_sweep_did_not_run(tmp_path, capsys):
+    assert main([*SWEEP, "trace.qps=0.5,2", "seed=range(3)", "out=s"]) == 0
+    for job in ("vllm_qps-2_seed-1", "vllm_qps-2_seed-2", *(f"vllm-priority_qps-0.5_seed-{i}" for i in range(3))):
+        shutil.rmtree(tmp_path / "s" / job)
+    capsys.readouterr()
+    assert main(["plot", "s", "--format", "svg"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "tokencake plot: s: 5 of 12 jobs of the sweep did not run: vllm_qps-2 (seed-1, seed-2), vllm-priority_qps-0.5\n"
+    )
+    table = pd.read_csv(tmp_path / "s" / "figures" / "table.csv")
+    assert table[["policy", "trace.qps", "seeds"]].to_numpy().tolist() == [
+        ["vllm", 0.5, 3],
+        ["vllm", 2.0, 1],
+        ["vllm-priority", 2.0, 3],
+    ]
+    assert pd.read_csv(tmp_path / "s" / "figures" / "paired.csv")["seeds"].tolist() == [1, 1, 1]
+    row = next(
+        line for line in (tmp_path / "s" / "figures" / "table.md").read_text().splitlines() if "| 2 | vllm-" in line
+    )
+    assert "(1 seed)" in row
