@@ -290,14 +290,12 @@ class Actions:
     def _timer(self, action: api.Action, call_id: str) -> str:
         assert isinstance(action, api.Timer)
         host = self._host
-        if (action.at_s is None) == (action.steps is None):
-            return "a time is needed, or a number of steps"
-        if action.at_s is None:
-            assert action.steps is not None
+        if action.steps is not None:
             if action.steps < 1:
                 return f"at least one step is needed, not {action.steps}"
             heappush(self._placement.step_timers, host.step_number + action.steps)
             return ""
+        assert action.at_s is not None
         at = wake_ps(action.at_s)
         if at <= host.now_ps:
             return "the time has passed"
