@@ -39,7 +39,9 @@ class DecisionLog:
         if host.config.log_decisions:
             self._listen()
 
-    def add(self, hook: str, subject: str, decision: str, outcome: str, asked: str = "") -> None:
+    def add(
+        self, hook: str, subject: str, decision: str, outcome: str, asked: str = "", seen: str | None = None
+    ) -> None:
         """Note one decision.
 
         Args:
@@ -48,16 +50,19 @@ class DecisionLog:
             decision: The answer.
             outcome: ``done``, or why not.
             asked: What the hook was given besides the view.
+            seen: What :meth:`seen` said when the policy was asked; None: nothing has changed since.
         """
         host = self._host
         if not host.config.log_decisions:
             return
-        seen = self._seen(asked)
+        seen = self.seen(asked) if seen is None else seen
         digest = blake2b(f"{host.now_ps}/{seen}".encode(), digest_size=8).hexdigest()
         self.table.add(host.now_ps / PS, host.step_number, hook, subject, decision, outcome, digest, seen)
 
-    def _seen(self, asked: str) -> str:
-        """The view at this moment, as far as every host has it."""
+    def seen(self, asked: str = "") -> str:
+        """The view at this moment, as far as every host has it; empty where nothing is logged."""
+        if not self._host.config.log_decisions:
+            return ""
         view = self._host.view
         return json.dumps(
             {

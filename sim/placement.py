@@ -57,15 +57,17 @@ class Placement:
         if host.driver.over:
             return
         subject = None if call is None else self.chain_view(call)
-        for action in host.policy.place(host.view, trigger, subject):
-            self.carry_out(action, trigger, "" if call is None else call.id)
+        actions = host.policy.place(host.view, trigger, subject)
+        seen = host.decisions.seen() if actions else ""
+        for action in actions:
+            self._carry_out(action, trigger, "" if call is None else call.id, seen)
 
-    def carry_out(self, action: api.Action, trigger: Trigger, subject: str) -> None:
+    def _carry_out(self, action: api.Action, trigger: Trigger, subject: str, seen: str) -> None:
         """Execute one action, or refuse it with a reason."""
         named = getattr(action, "call", "") or subject
         reason = self._actions.carry_out(action, named)
         host = self._host
-        host.decisions.add(f"place:{trigger.name}", named, repr(action), reason or "done")
+        host.decisions.add(f"place:{trigger.name}", named, repr(action), reason or "done", seen=seen)
         if reason:
             host.metrics.count("actions_refused")
             host.reporter.tell(

@@ -37,6 +37,10 @@ class Table:
         """Append a row that others know, too."""
         self._rows.append(row)
 
+    def sort(self, key: Callable[[tuple[Any, ...]], Any]) -> None:
+        """Put the rows into an order, by what they were made from."""
+        self._rows.sort(key=key)
+
     @property
     def columns(self) -> dict[str, list[Any]]:
         """All values, column by column."""

@@ -18,6 +18,7 @@ def run_result(host: Host, timing: dict[str, Any] | None = None) -> RunResult:
     """Everything at the end of a run."""
     metrics = host.metrics
     kv = metrics.kv.table(metrics.end_ps)
+    metrics.transfers.sort(key=lambda row: (row[1], row))  # not by when the engine looked, which jumps do not
     tables = (metrics.programs, metrics.calls, metrics.transfers, kv, host.decisions.table)
     return RunResult(totals(host), *tables, timing or {})
 

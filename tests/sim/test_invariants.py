@@ -101,6 +101,7 @@ def test_6_the_link_moves_no_more_than_its_bandwidth(data, worlds):
         return
     result = simulate(programs, config, make_policy())
     columns = result.transfers.columns
+    assert columns["finish_s"] == sorted(columns["finish_s"])
     for way, gb_s in (("d2h", config.link.d2h_gb_s), ("h2d", config.link.h2d_gb_s)):
         rows = [
             (start, finish, size)

@@ -1,5 +1,6 @@
 """What a policy sees and hears, when it is woken, and what is said of its answers."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from tokencake.policies.api import (
     Keep,
     Policy,
     Preempt,
+    Reserve,
     Timer,
     Trigger,
     Verdict,
@@ -106,6 +108,17 @@ def test_the_log_says_of_a_victim_whether_it_was_preempted(position):
     assert taken == [preempted for hook, preempted, _, _ in rows if hook == "preempted"]
     assert taken
     assert any(outcome == "its step is in flight" for *_, outcome in rows)
+
+
+def test_the_log_has_what_was_seen_before_anything_was_done():
+    class Reserves(Policy):
+        def place(self, view, trigger, subject):
+            return (Reserve({"a": 1}), Reserve({"a": 5, "b": 5})) if trigger is Trigger.STALL else ()
+
+    result = simulate([two_turns()], replace(world(), log_decisions=True), Reserves())
+    columns = result.decisions.columns
+    reserved = [json.loads(seen)["reserved"] for seen in columns["seen"]]
+    assert reserved == [{}, {}, {"a": 5, "b": 5}, {"a": 5, "b": 5}]
 
 
 @given(seconds=st.floats(-1e5, 1e12))
