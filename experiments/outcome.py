@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tokencake.experiments.timeline import Columns, tool_spans
-from tokencake.policies.api import Event, EventKind, Policy, View
+from tokencake.policies.api import Policy
 from tokencake.sim.config import SimConfig
 from tokencake.sim.run import simulate
 from tokencake.traces.percentiles import percentile
@@ -48,12 +48,11 @@ class Outcome:
 
 
 def play(programs: Sequence[Program], config: SimConfig, policy: Policy) -> Outcome:
-    """Play programs under a policy, which is watched but not disturbed.
+    """Play programs under a policy.
 
     Raises:
         ValueError: a program was refused, so that means would not be over all of them.
     """
-    away = _Absences(policy)
     result = simulate(programs, config, policy)
     summary = result.summary
     if summary["refused_programs"]:
@@ -65,7 +64,7 @@ def play(programs: Sequence[Program], config: SimConfig, policy: Policy) -> Outc
     ):
         if cause == "load":
             loads.setdefault(f"{program}/{call}", []).append((span[0], span[1]))
-    parts = _parts_of_calls(calls, away.spans, loads)
+    parts = _parts_of_calls(calls, loads)
     ends = {(p, c): end for p, c, end in zip(calls["program"], calls["call"], calls["finish_s"], strict=True)}
     for tool in tool_spans(programs, result.programs.columns, calls, timed=False):
         parts[tool.program, tool.node] = {"tools": tool.finish_s - tool.start_s}
@@ -88,44 +87,19 @@ def p90_tool_s(programs: Iterable[Program]) -> float:
     return percentile(sorted(n.duration_s for p in programs for n in p.nodes if isinstance(n, ToolNode)), 90)
 
 
-class _Absences:
-    """When calls had been preempted and waited to run again, from what a policy is told; the policy is told, too.
-
-    Args:
-        policy: Whose events are read.
-
-    Attributes:
-        spans: By call, from each preemption to the admission after it, in seconds.
-    """
-
-    def __init__(self, policy: Policy):
-        self.spans: dict[str, list[_Span]] = {}
-        self._since: dict[str, float] = {}
-        self._tell = policy.observe
-        vars(policy)["observe"] = self._observe
-
-    def _observe(self, event: Event, view: View) -> None:
-        call = event.call
-        if event.kind is EventKind.CALL_PREEMPTED and call is not None:
-            self._since[call] = event.at
-        elif event.kind is EventKind.CALL_ADMITTED and call in self._since:
-            self.spans.setdefault(call, []).append((self._since.pop(call), event.at))
-        self._tell(event, view)
-
-
-def _parts_of_calls(calls: Columns, away: _Spans, loads: _Spans) -> dict[tuple[str, str], dict[str, float]]:
+def _parts_of_calls(calls: Columns, loads: _Spans) -> dict[tuple[str, str], dict[str, float]]:
     """What every call did from its arrival to its end, by program and node."""
     parts = {}
-    names = ("program", "call", "queue_s", "admitted_s", "first_token_s", "finish_s")
-    for program, call, queue, admitted, first, finish in zip(*(calls[name] for name in names), strict=True):
-        key = f"{program}/{call}"
-        gone, loading = away.get(key, ()), loads.get(key, ())
+    times = ("admitted_s", "first_token_s", "finish_s")
+    names = ("program", "call", "queue_s", "prefill_preempted_s", "decode_preempted_s", *times)
+    for program, call, queue, early, late, admitted, first, finish in zip(*(calls[n] for n in names), strict=True):
+        loading = loads.get(f"{program}/{call}", ())
         parts[program, call] = {
             "queue": queue,
-            "queue again": _within(gone, admitted, finish),
+            "queue again": early + late,
             "loads": _within(loading, admitted, finish),
-            "prefill": first - admitted - _within(gone, admitted, first) - _within(loading, admitted, first),
-            "decode": finish - first - _within(gone, first, finish) - _within(loading, first, finish),
+            "prefill": first - admitted - early - _within(loading, admitted, first),
+            "decode": finish - first - late - _within(loading, first, finish),
         }
     return parts
 

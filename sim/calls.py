@@ -140,7 +140,8 @@ class Call:
     ``computed``, ``produced`` and ``holding`` are those of ``joined_tick`` until it is synced.
 
     ``reached`` is the most that it had computed when it was preempted, and ``in_vain`` says that at its last
-    preemption it had got no further than that.
+    preemption it had got no further than that. ``preempted_ps`` is when that was; what it waited after preemptions is
+    ``prefill_preempted_ps`` until its first token, and ``decode_preempted_ps`` after it.
     """
 
     __slots__ = (
@@ -150,6 +151,7 @@ class Call:
         "chain_view",
         "computed",
         "cpu_hit_tokens",
+        "decode_preempted_ps",
         "decoding",
         "finish_tick",
         "first_token_ps",
@@ -165,7 +167,9 @@ class Call:
         "offered",
         "order",
         "output",
+        "preempted_ps",
         "preemptions",
+        "prefill_preempted_ps",
         "produced",
         "program",
         "prompt",
@@ -189,7 +193,8 @@ class Call:
         self.output = node.output_tokens
         self.status = Status.BLOCKED
         self.arrival_ps = 0
-        self.admitted_ps = self.first_token_ps = -1
+        self.admitted_ps = self.first_token_ps = self.preempted_ps = -1
+        self.prefill_preempted_ps = self.decode_preempted_ps = 0
         self.computed = self.known = self.produced = 0
         self.decoding = False
         self.joined_tick = self.finish_tick = 0
@@ -217,6 +222,15 @@ class Call:
         self.status = Status.PREEMPTED
         self.computed = 0
         self.preemptions += 1
+
+    def admitted(self, now_ps: int) -> None:
+        """It leaves the queue; what it waited since a preemption is counted by whether it had its first token."""
+        if self.admitted_ps < 0:
+            self.admitted_ps = now_ps
+            return
+        first = now_ps if self.first_token_ps < 0 else max(self.first_token_ps, self.preempted_ps)
+        self.prefill_preempted_ps += first - self.preempted_ps
+        self.decode_preempted_ps += now_ps - first
 
     def access(self, lo: int, hi: int) -> None:
         """Note that it offered or loaded blocks ``[lo, hi)`` of its chain; they are ranked again when it ends."""

@@ -358,8 +358,7 @@ class Host:
     # -- what the scheduler reports (Watcher protocol) ----------------------------------------------------
 
     def admitted(self, call: Call) -> None:
-        if call.admitted_ps < 0:
-            call.admitted_ps = self.clock.now_ps
+        call.admitted(self.clock.now_ps)
         self.eventful = True
         self.metrics.admitted(call)
         if self.placement.stalls:
@@ -372,6 +371,7 @@ class Host:
             self.offloading.started(call)
 
     def preempted(self, call: Call) -> None:
+        call.preempted_ps = self.clock.now_ps
         self.eventful = True
         self.placement.liveness.preempted(call)
         self.metrics.waits(call)

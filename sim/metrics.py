@@ -113,6 +113,7 @@ class Metrics:
         row = (
             run.program.program, call.node, call.arrival_ps, call.admitted_ps, call.first_token_ps, now_ps,
             call.prompt, call.output, call.gpu_hit_tokens, call.cpu_hit_tokens, call.recomputed, call.preemptions,
+            call.prefill_preempted_ps, call.decode_preempted_ps,
         )  # fmt: skip
         run.rows.append(row)
         self.calls.append(row)
@@ -134,7 +135,7 @@ class Metrics:
         self.count("refused_model_len" if too_long else "refused_memory")
         self.end_ps = max(self.end_ps, call.arrival_ps)
         name = call.program.program.program
-        self.calls.add(name, call.node, call.arrival_ps, None, 0, 0, call.prompt, 0, 0, 0, 0, 0)
+        self.calls.add(name, call.node, call.arrival_ps, None, 0, 0, call.prompt, *(0,) * 7)
 
     def program(self, run: ProgramRun) -> None:
         """A program ended."""

@@ -23,7 +23,7 @@ def program_row(
 ) -> tuple[Any, ...]:
     """The row of a program from what is noted when it ends and from its calls' rows; times in picoseconds."""
     queue = llm = output = computed = gpu_hit = cpu_hit = preemptions = 0
-    for _, _, came, admitted, _, ended, prompt, tokens, gpu, cpu, _, preempted in calls:
+    for _, _, came, admitted, _, ended, prompt, tokens, gpu, cpu, _, preempted, *_ in calls:
         queue += admitted - came
         llm += ended - came
         output += tokens
@@ -49,11 +49,13 @@ def call_row(
     cpu_hit: int,
     recomputed: int,
     preemptions: int,
+    prefill_preempted: int,
+    decode_preempted: int,
 ) -> tuple[Any, ...]:
     """The row of a call from what is noted when it ends; ``admitted`` is None if it was refused."""
     names = (program, node.id, node.agent, node.agent_type, arrival / PS)
     if admitted is None:
-        return (*names, *(None,) * 8, prompt, 0, 0, 0, 0, 0, 0, "refused", node.critical)
+        return (*names, *(None,) * 10, prompt, 0, 0, 0, 0, 0, 0, "refused", node.critical)
     return (
         *names,
         admitted / PS,
@@ -63,7 +65,9 @@ def call_row(
         (first - arrival) / PS,
         (admitted - arrival) / PS,
         (first - admitted) / PS,
+        prefill_preempted / PS,
         (finish - first) / PS,
+        decode_preempted / PS,
         prompt,
         output,
         prompt - gpu_hit - cpu_hit,

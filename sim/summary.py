@@ -60,7 +60,9 @@ def totals(host: Host) -> dict[str, Any]:
         "queue_s": distribution(of("queue_s")),
         "call_latency_s": distribution(of("latency_s")),
         "prefill_s": distribution(of("prefill_s")),
+        "prefill_preempted_s": distribution(of("prefill_preempted_s")),
         "decode_s": distribution(of("decode_s")),
+        "decode_preempted_s": distribution(of("decode_preempted_s")),
         "output_tokens": metrics.output,
         "prefill_tokens": {
             "computed": sum(of("computed_tokens")),

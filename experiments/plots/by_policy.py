@@ -21,11 +21,12 @@ from tokencake.experiments.plots.style import BUSY, PAGE_IN, PALE, WARM, colour,
 from tokencake.policies.pages import BOUNDS
 
 _RATIOS = (("latency_mean_s", "mean latency"), ("latency_p95_s", "95th percentile"))
-_PARTS = (
-    ("queue_mean_s", "queue", BUSY),
-    ("prefill_mean_s", "prefill and loads", WARM),
-    ("decode_mean_s", "decode", PALE),
-)
+_FILLS: dict[str, dict[str, Any]] = {
+    "queue": {"color": BUSY},
+    "queue again": {"facecolor": "white", "edgecolor": BUSY, "hatch": "//////", "linewidth": 0.0},
+    "prefill and loads": {"color": WARM},
+    "decode": {"color": PALE},
+}
 _FAR = 2.5  # times the middle ratio, and times 1: slower ones are numbers at the edge, or they would squeeze all others
 _LEAST_REACH = 0.05  # the axis goes at least this far to both sides of 1, or nothing would look like something by zoom
 _ROW_IN = 0.165  # height of a row, in inches
@@ -125,15 +126,24 @@ def _dots(axis: Axes, ratios: list[Interval], hollow: list[bool]) -> None:
 
 def _whole(group: pd.DataFrame) -> Interval:
     """What a call waited and took."""
-    return mean_interval(group[[metric for metric, _, _ in _PARTS]].sum(axis=1, skipna=False).tolist())
+    return mean_interval(group[["queue_mean_s", "prefill_mean_s", "decode_mean_s"]].sum(axis=1, skipna=False).tolist())
+
+
+def _parts(group: pd.DataFrame) -> dict[str, float]:
+    """Of what that consists: a preempted call is queued again, which is no prefill and no decode."""
+    of = {name: float(group[f"{name}_mean_s"].mean(skipna=False)) for name in ("queue", "prefill", "decode")}
+    again = {name: float(group[f"{name}_preempted_mean_s"].mean(skipna=False)) for name in ("prefill", "decode")}
+    prefill, decode = (of[name] - again[name] for name in again)
+    values = of["queue"], sum(again.values()), prefill, decode
+    return {part: 0.0 if math.isnan(value) else value for part, value in zip(_FILLS, values, strict=True)}
 
 
 def _seconds(axis: Axes, groups: list[pd.DataFrame], wholes: list[Interval], far: list[bool]) -> None:
     left = [0.0] * len(groups)
-    for metric, label, shade in _PARTS:
-        width = [float(group[metric].mean(skipna=False)) for group in groups]
-        width = [0.0 if math.isnan(each) else each for each in width]
-        axis.barh(range(len(groups)), width, left=left, height=0.7, color=shade, label=label)
+    parts = [_parts(group) for group in groups]
+    for part, fill in _FILLS.items():
+        width = [own[part] for own in parts]
+        axis.barh(range(len(groups)), width, left=left, height=0.7, label=part, **fill)
         left = [a + b for a, b in zip(left, width, strict=True)]
     near = [whole for whole, beyond in zip(wholes, far, strict=True) if not beyond]
     longest = max((total for total, beyond in zip(left, far, strict=True) if not beyond), default=0.0)

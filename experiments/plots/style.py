@@ -49,6 +49,7 @@ def paper_style() -> Iterator[None]:
         "axes.axisbelow": True,
         "lines.linewidth": 1.4,
         "lines.markersize": 4,
+        "hatch.linewidth": 0.7,
         "figure.dpi": 100,
         "savefig.dpi": 300,
         "figure.constrained_layout.use": True,

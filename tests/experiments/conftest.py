@@ -45,6 +45,7 @@ def fake_summary(policy, seed, latencies):
     spread = distribution(latencies)
     summary = {"host": "sim", "policy": policy, "seed": seed, "prefill_tokens": tokens} | dict.fromkeys(keys, 0.0)
     summary |= dict.fromkeys(("program_latency_s", "ttft_s", "queue_s", "prefill_s", "decode_s"), spread)
+    summary |= dict.fromkeys(("prefill_preempted_s", "decode_preempted_s"), distribution([0.0]))
     count = len(latencies)
     counts = {"programs": count, "calls": count, "refused_calls": 0, "refused_programs": 0}
     return summary | {"makespan_s": max(latencies)} | counts

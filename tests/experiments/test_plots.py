@@ -117,6 +117,18 @@ def test_an_interval_is_whole_or_says_where_it_goes_on_to(fake_run):
     assert figure.legends[0].get_texts()[0].get_text() == "95 % interval"
 
 
+def test_waiting_after_a_preemption_is_no_decode(fake_run):
+    comparison = collect([Run(fake_run(name, name)) for name in ("vllm", "preempts")])
+    parts = {"queue": 2.0, "prefill": 3.0, "decode": 10.0, "prefill_preempted": 1.0, "decode_preempted": 4.0}
+    for part, seconds in parts.items():
+        comparison.frame.loc[comparison.frame["policy"] == "preempts", f"{part}_mean_s"] = seconds
+    figure = by_policy(comparison)
+    row = [label.get_text() for label in figure.axes[0].get_yticklabels()].index("preempts")
+    drawn = {bars.get_label(): bars[row].get_width() for bars in figure.axes[2].containers}
+    assert drawn == {"queue": 2.0, "queue again": 5.0, "prefill and loads": 2.0, "decode": 6.0}
+    assert set(drawn) <= {text.get_text() for text in figure.legends[0].get_texts()}
+
+
 @pytest.mark.parametrize("base", ["vllm", "none"])
 def test_a_policy_under_which_nothing_finished_has_no_point_and_says_so(fake_run, base):
     """In the last row, whether it is one of those compared or what they are compared with."""
