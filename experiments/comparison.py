@@ -85,11 +85,13 @@ def collect(given: Sequence[Run]) -> Comparison:
     labels = policy_labels([run.config.get("policy", {}) for run in runs])
     load = next((key for key in (*_LOAD_KEYS, *keys) if key in keys and all(_number(v.get(key)) for v in values)), None)
     beside = [key for key in keys if key != load]
-    texts = {key: shortened({i: own.get(key) for i, own in enumerate(values)}) for key in beside}
+    texts = {
+        key: shortened({i: own[key] for i, own in enumerate(values) if own.get(key) is not None}) for key in beside
+    }
     refusals = [run.refused for run in runs]
     rows: list[dict[str, Any]] = []
     for index, (run, own, label) in enumerate(zip(runs, values, labels, strict=True)):
-        series = ", ".join([label, *(in_label(key, texts[key][index]) for key in beside)])
+        series = ", ".join([label, *(in_label(key, texts[key][index]) for key in beside if index in texts[key])])
         head = {"policy": label, "series": series} | {key: own.get(key) for key in keys}
         sample = {"seed": run.summary.get("seed", 0), "repeat": run.repeat}
         left_out = {"left_out": refusals.index(run.refused)}

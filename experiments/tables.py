@@ -52,7 +52,7 @@ def _sorted(comparison: Comparison) -> pd.DataFrame:
 def rows(comparison: Comparison) -> tuple[list[str], list[list[str]], int]:
     """Headings, cells and the index of the first number of the readable table; ± is half a 95 % interval over seeds."""
     table = _sorted(comparison)
-    names = [list(shortened(dict(enumerate(table[key]))).values()) for key in comparison.keys]
+    names = [_settings(table[key]) for key in comparison.keys]
     names.append(list(table["policy"]))
     head = [*map(title, comparison.keys), "policy"]
     if table["seeds"].nunique() > 1:
@@ -66,13 +66,25 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]], int]:
     for (_, row), *own in zip(table.iterrows(), *names, strict=True):
         numbers = [_cell(row, metric, form) for _, metric, form in _SHOWN]
         if versus:
-            change, seeds = versus.get((row["policy"], *(row[key] for key in comparison.keys)), ("", row["seeds"]))
+            change, seeds = versus.get(_place(row, comparison), ("", row["seeds"]))
             numbers.insert(1, change if seeds == row["seeds"] else f"{change} ({counted(seeds, 'seed')})")
         body.append([*own, *numbers])
     titles = [heading for heading, _, _ in _SHOWN]
     if versus:
         titles.insert(1, f"vs {comparison.policies[0]} (%)")
     return head + titles, body, len(head)
+
+
+def _place(row: pd.Series, comparison: Comparison) -> tuple[Any, ...]:
+    """Policy and settings of a row; None where it has no such setting, since no NaN equals another."""
+    return (row["policy"], *(None if pd.isna(row[key]) else row[key] for key in comparison.keys))
+
+
+def _settings(values: pd.Series) -> list[str]:
+    """What each row has of a setting, short; nothing where it has none."""
+    known = shortened(dict(enumerate(values.dropna())))
+    texts = iter(known.values())
+    return ["" if missing else next(texts) for missing in values.isna()]
 
 
 def _versus(comparison: Comparison) -> dict[tuple[Any, ...], tuple[str, int]]:
@@ -82,9 +94,8 @@ def _versus(comparison: Comparison) -> dict[tuple[Any, ...], tuple[str, int]]:
         if math.isnan(row["relative"]):  # the baseline's mean is 0
             continue
         half = 100 * (row["relative_high"] - row["relative_low"]) / 2
-        key = (row["policy"], *(row[key] for key in comparison.keys))
         text = f"{100 * row['relative']:+.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
-        cells[key] = text, int(row["seeds"])
+        cells[_place(row, comparison)] = text, int(row["seeds"])
     return cells
 
 

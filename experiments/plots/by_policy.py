@@ -23,7 +23,7 @@ from tokencake.policies.pages import BOUNDS
 _RATIOS = (("latency_mean_s", "mean latency"), ("latency_p95_s", "95th percentile"))
 _FILLS: dict[str, dict[str, Any]] = {
     "queue": {"color": BUSY},
-    "queue again": {"facecolor": "white", "edgecolor": BUSY, "hatch": "//////", "linewidth": 0.0},
+    "queue again": {"facecolor": "white", "edgecolor": BUSY, "hatch": "//////", "linewidth": 0.5},
     "prefill and loads": {"color": WARM},
     "decode": {"color": PALE},
 }

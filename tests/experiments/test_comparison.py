@@ -237,3 +237,16 @@ def test_the_table_shows_every_policy_at_every_load(comparison, tmp_path, capsys
     written = tables.save(comparison, tmp_path)
     assert [p.name for p in written] == ["table.csv", "table.md", "paired.csv"]
     assert len(written[0].read_text().splitlines()) == 10
+
+
+def test_a_setting_that_some_runs_do_not_have_is_empty_there(fake_run):
+    """Recorded arrivals have no rate: no `null` in a label and no `nan` in a table, and they are compared, too."""
+    arrivals = {"recorded": {"arrivals": "trace", "qps": None}, "drawn": {"arrivals": "poisson", "qps": 2.0}}
+    policies = ("vllm", "vllm-offload")
+    runs = [Run(fake_run(f"{n}-{p}", p, trace=section)) for n, section in arrivals.items() for p in policies]
+    comparison = collect(runs)
+    assert comparison.series[0] == "vllm, arrivals=trace"
+    assert comparison.series[2] == "vllm, arrivals=poisson, qps=2"
+    head, body, _ = tables.rows(comparison)
+    assert [row[:3] for row in body[::2]] == [["trace", "", "vllm"], ["poisson", "2", "vllm"]]
+    assert [bool(row[head.index("vs vllm (%)")]) for row in body] == [False, True, False, True]
