@@ -17,7 +17,7 @@ from tokencake.experiments.metrics import Interval, mean_interval, relative_chan
 from tokencake.experiments.plots import intervals
 from tokencake.experiments.plots.latency_cdf import load_title
 from tokencake.experiments.plots.refused import note_refused
-from tokencake.experiments.plots.style import BUSY, PAGE_IN, PALE, WARM, colour, folded, lines, new_figure
+from tokencake.experiments.plots.style import BUSY, NOTHING, PAGE_IN, PALE, WARM, colour, folded, lines, new_figure, say
 from tokencake.policies.pages import BOUNDS
 
 _RATIOS = (("latency_mean_s", "mean latency"), ("latency_p95_s", "95th percentile"))
@@ -62,7 +62,10 @@ def by_policy(comparison: Comparison) -> Figure | None:
     figure, axes = new_figure(PAGE_IN, height, columns=3, sharey=True)
     hollow = [comparison.runs[int(groups[s]["run"].iloc[0])].config["policy"]["name"] in BOUNDS for s in order]
     for axis, (metric, name) in zip(axes, _RATIOS, strict=False):
-        _dots(axis, [ratios[metric][series] for series in order], hollow)
+        if any(math.isfinite(ratio.mean) for ratio in ratios[metric].values()):
+            _dots(axis, [ratios[metric][series] for series in order], hollow)
+        else:
+            _empty(axis, NOTHING if frame["latency_mean_s"].isna().all() else "nothing to compare")
         axis.set_title(name, loc="left")
         axis.set_xlabel(relative)
     axes[0].set_yticks(range(len(order)), names)
@@ -124,6 +127,12 @@ def _dots(axis: Axes, ratios: list[Interval], hollow: list[bool]) -> None:
         axis.plot(ratio.mean, y, "o", color=colour(0), markerfacecolor="white" if bound else colour(0))
 
 
+def _empty(axis: Axes, why: str) -> None:
+    """Nothing to draw, and no ticks that would be of nothing."""
+    say(axis, why)
+    axis.set_xticks([])
+
+
 def _whole(group: pd.DataFrame) -> Interval:
     """What a call waited and took."""
     return mean_interval(group[["queue_mean_s", "prefill_mean_s", "decode_mean_s"]].sum(axis=1, skipna=False).tolist())
@@ -145,11 +154,14 @@ def _seconds(axis: Axes, groups: list[pd.DataFrame], wholes: list[Interval], far
         width = [own[part] for own in parts]
         axis.barh(range(len(groups)), width, left=left, height=0.7, label=part, **fill)
         left = [a + b for a, b in zip(left, width, strict=True)]
-    near = [whole for whole, beyond in zip(wholes, far, strict=True) if not beyond]
-    longest = max((total for total, beyond in zip(left, far, strict=True) if not beyond), default=0.0)
-    intervals.fit(axis, [0.0, longest or 1.0], near, least=0.0)
-    for y, (whole, beyond) in enumerate(zip(wholes, far, strict=True)):
-        (intervals.beyond if beyond else intervals.interval)(axis, y, whole)
+    if any(left):
+        near = [whole for whole, beyond in zip(wholes, far, strict=True) if not beyond]
+        longest = max((total for total, beyond in zip(left, far, strict=True) if not beyond), default=0.0)
+        intervals.fit(axis, [0.0, longest or 1.0], near, least=0.0)
+        for y, (whole, beyond) in enumerate(zip(wholes, far, strict=True)):
+            (intervals.beyond if beyond else intervals.interval)(axis, y, whole)
+    else:
+        _empty(axis, "no call finished")
     axis.axvline(0.0, color="black", linewidth=0.8)
     axis.set_title("where a call's time goes", loc="left")
     axis.set_xlabel("seconds per call")

@@ -15,12 +15,14 @@ from tokencake.experiments.keys import with_value
 from tokencake.experiments.plots.refused import note_refused
 from tokencake.experiments.plots.style import (
     COLUMN_IN,
+    NOTHING,
     PAGE_IN,
     colour,
     legend,
     line,
     new_figure,
     panel_title,
+    say,
     thousands,
 )
 
@@ -29,7 +31,6 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 _PANELS = 3
 _MOST = 8  # policies in one panel
 _COLUMNS = 4  # where each has its own
-_NOTHING = "no program finished"
 _WIDE_RANGE = 30.0  # where the longest latency is more than this many medians, the axis is logarithmic
 
 
@@ -81,10 +82,10 @@ def _panel_a_load(comparison: Comparison) -> Figure:
         axis.set_title(load_title(comparison, value), loc="left")
         axis.set_xlabel("program latency (s)")
         if not any(len(curve.finished) for curve in curves.values()):
-            _say(axis)
+            say(axis, NOTHING)
     _finish(axes, shown)
     axes[0].set_ylabel("share of programs")
-    names = [series if series in ran else f"{series} ({_NOTHING})" for series in handles]
+    names = [series if series in ran else f"{series} ({NOTHING})" for series in handles]
     legend(figure, list(handles.values()), names, title=_note(shown))
     return figure
 
@@ -100,7 +101,7 @@ def _panel_each(comparison: Comparison) -> Figure:
         (first,) = _step(axis, curves[base], color="#888888", linestyle=line(1), linewidth=1.0)
         panel_title(axis, series, _COLUMNS)
         if not len(curves[series].finished):
-            _say(axis)
+            say(axis, NOTHING)
     for axis in axes[len(others) :]:
         axis.set_visible(False)
     for axis in axes[len(others) - _COLUMNS : len(others)]:
@@ -137,10 +138,6 @@ def _curves(comparison: Comparison, value: Any) -> dict[str, _Curve]:
 def _step(axis: Axes, curve: _Curve, **look: Any) -> list[Line2D]:
     x = np.concatenate([curve.finished[:1], curve.finished])
     return axis.step(x, np.arange(len(x)) / max(curve.programs, 1), where="post", **look)
-
-
-def _say(axis: Axes) -> None:
-    axis.text(0.5, 0.5, _NOTHING, transform=axis.transAxes, ha="center")
 
 
 def _finish(axes: list[Axes], curves: list[_Curve]) -> None:

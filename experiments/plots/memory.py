@@ -61,11 +61,11 @@ def memory(comparison: Comparison) -> Figure | None:
         axis.set_xlim(0, end)
         axis.set_ylim(0, 100)
         axis.grid(False)
+        axis.tick_params(labelbottom=True)
     for axis in axes[len(tables) :]:
         axis.set_visible(False)
     for axis in axes[max(0, len(tables) - columns) : len(tables)]:
         axis.set_xlabel("time (s)")
-        axis.tick_params(labelbottom=True)
         axis.xaxis.set_major_locator(round_ticks(10 - 2 * columns))
         thousands(axis.xaxis)
     for axis in axes[::columns]:

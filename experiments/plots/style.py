@@ -13,6 +13,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+NOTHING = "no program finished"
+
 COLUMN_IN = 3.5  # one column of a two-column paper, in inches
 PAGE_IN = 7.0
 
@@ -122,6 +124,11 @@ def note(figure: Figure, text: str) -> None:
     told = folded(text, int(figure.get_figwidth() * _CHARACTERS_PER_IN))
     figure.set_figheight(figure.get_figheight() + _ROW_IN * lines(told))
     figure.supxlabel(told, fontsize=7, x=0.02, horizontalalignment="left")
+
+
+def say(axes: Axes, text: str) -> None:
+    """A text in the middle of axes that have nothing to show."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center")
 
 
 def panel_title(axes: Axes, text: str, columns: int) -> None:

@@ -156,6 +156,11 @@ def test_runs_that_refused_everything_can_be_drawn(empty_directory):
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {
         f"{name} (no program finished)" for name in ("vllm", "vllm-offload")
     }
+    for axis, text in zip(
+        by_policy(comparison).axes, ("no program finished",) * 2 + ("no call finished",), strict=True
+    ):
+        assert [shown.get_text() for shown in axis.texts] == [text]
+        assert not len(axis.get_xticks())
 
 
 def test_more_policies_than_colours_have_a_panel_each(fake_run):
@@ -179,6 +184,15 @@ def test_many_loads_have_ticks_but_no_numbers_that_overlap(fake_run):
         assert [shown[0].get_text(), shown[-1].get_text()] == ["0.1", "5"]
         boxes = [label.get_window_extent() for label in shown]
         assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
+
+
+def test_panels_of_memory_over_time_all_say_which_time(fake_run):
+    figure = memory(collect([Run(fake_run(name, name)) for name in ("vllm", "mori", "saga", "srpf", "concur")]))
+    FigureCanvasAgg(figure).draw()
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    shown = [[tick.get_text() for tick in axis.get_xticklabels() if tick.get_visible()] for axis in panels]
+    assert len(shown) == 5 and shown[0]
+    assert all(ticks == shown[0] for ticks in shown)
 
 
 def test_a_band_that_would_squeeze_the_means_is_cut_and_says_how_far_it_goes(fake_run):

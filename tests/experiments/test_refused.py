@@ -71,8 +71,9 @@ def test_figures_have_no_point_of_what_did_not_run_and_say_how_many_programs_the
         text = notes_of(figure).replace("\n", " ")
         assert "Programs that finished: 0 of 6 (longest call 100 tokens); " in text
         assert "of 6 (longest call 1,700 tokens); all (longest call 3,000 tokens). The others were refused" in text
-    for line in latency_load(comparison).axes[0].lines:
-        assert np.isnan(line.get_ydata()).tolist() == [True, False, False]
+    assert "A line joins points of the same programs. Where a run finished none is no point." in text
+    for axis in latency_load(comparison).axes:
+        assert list(axis.get_xticks()) == list(LENGTHS[1:]), "no room for a load without a point"
     assert not any(len(line.get_xdata()) for line in latency_cdf(comparison).axes[0].lines)
 
 
@@ -113,6 +114,32 @@ def test_means_over_different_programs_are_not_compared(fake_run):
     assert figure.axes[0].get_yticklabels()[0].get_text() == "srpf (not comparable)"
     note = notes_of(figure).replace("\n", " ")
     assert "Programs that finished: 35 of 40 (vllm); 33 to 35 of 40 (mori); all (srpf)." in note
+
+
+def test_no_line_joins_means_over_different_programs(fake_run):
+    """At the lowest load some are refused, and it is no surprise that those that are left are fast."""
+    runs = [Run(fake_run(f"{p}-{q}", p, qps=q)) for p in ("vllm", "mori") for q in (0.1, 0.2, 0.5, 1.0)]
+    runs[0], runs[1] = (with_refused(run, 5) for run in runs[:2])
+    runs[4] = with_refused(runs[4], 5)
+    for row in (5, 6, 7):
+        runs[row] = with_refused(runs[row], 40)
+    comparison = collect(runs)
+    comparison.frame.loc[[5, 6, 7], ["latency_mean_s", "latency_p95_s"]] = np.nan
+    for axis in latency_load(comparison).axes:
+        lines = [(list(line.get_xdata()), line.get_markerfacecolor() == "white") for line in axis.lines]
+        assert lines == [([0.1, 0.2], True), ([0.5, 1.0], False), ([0.1], True)]
+    texts = [text.get_text() for text in latency_load(comparison).legends[0].get_texts()]
+    assert texts == ["vllm", "mori", "some programs refused"]
+
+
+def test_names_that_hold_commas_are_told_apart(fake_run):
+    runs = []
+    for arrivals, count in (("poisson", 5), ("uniform", 7)):
+        section = {"arrivals": arrivals, "qps": 1.0}
+        paths = [fake_run(f"{arrivals}-{policy}", policy, trace=section) for policy in ("vllm", "mori")]
+        runs += [with_refused(Run(path), count) for path in paths]
+    text = notes_of(latency_cdf(collect(runs))).replace("\n", " ")
+    assert "35 of 40 (vllm, arrivals=poisson; mori, arrivals=poisson); 33 of 40 (vllm, arrivals=uniform; " in text
 
 
 def test_compare_leaves_out_runs_without_latency_and_says_what_was_refused(fake_run, capsys, tmp_path):
