@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tokencake.experiments.errors import UsageError, one_line
 from tokencake.experiments.groups import GROUPS, register, register_class, register_classes
+from tokencake.experiments.inputs import TraceInput
 from tokencake.experiments.job import Job, prepare
 from tokencake.experiments.keys import flatten
 from tokencake.experiments.naming import free_directory, job_names
@@ -72,7 +73,15 @@ def _run_once(job: Job) -> bool:
     if job.resume and done({out: job}):
         print(f"kept, as it finished before: {out}")
         return finished_programs(Run(out).summary) > 0
-    return job.run(out)
+    finished = job.run(out)
+    _tell(job.trace)
+    return finished
+
+
+def _tell(trace: TraceInput) -> None:
+    """Say which liberties the last pass took with a trace."""
+    for rule, times in trace.notes.items():
+        print(f"{trace.label}: {rule} ({counted(times, 'time')})", file=sys.stderr)
 
 
 @contextmanager
@@ -139,6 +148,7 @@ def _plan(base: DictConfig, parsed: list[Override]) -> Sweep:
     jobs = [prepare(own_params(config), words) for config, words in zip(configs, typed_words, strict=True)]
     for trace in {job.trace.identity: job.trace for job in jobs}.values():
         trace.check()
+        _tell(trace)
     plain = [{k.lstrip("+"): str(v) for k, v in choice.items()} for choice in choices]
     names = job_names(plain)
     out, resume = base.get("out"), bool(base.get("resume"))

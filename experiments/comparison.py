@@ -128,11 +128,11 @@ def _without_copies(given: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _metrics(run: Run) -> dict[str, float]:
-    """Counts and metrics; a run in which nothing ran has no metric, not even one that counts to 0."""
+    """Counts and metrics; a run in which no program finished has no metric: what was done was for nothing."""
     try:
         counts = {name: float(run.summary[name]) for name in COUNTS}
         found = {name: take(run.summary) for name, take in METRICS.items()}
-        ran = run.summary["calls"] or finished_programs(run.summary)
+        ran = finished_programs(run.summary)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{run.path}: summary.json lacks {error}") from error
     return counts | {name: float(v) if ran and v is not None else math.nan for name, v in found.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tokencake.experiments.errors import UsageError
+from tokencake.experiments.keys import shortened
 from tokencake.experiments.settings import build
 from tokencake.policies.hints import did_you_mean
 from tokencake.traces.arrivals import Arrivals
@@ -25,7 +26,15 @@ class TraceInput(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name in its header."""
+
+    @property
+    def label(self) -> str:
+        """What messages and tables call it."""
+
+    @property
+    def count(self) -> int | None:
+        """How many programs it has, if that is known without reading it."""
 
     @property
     def identity(self) -> object:
@@ -67,6 +76,15 @@ class FileTrace:
     def name(self) -> str:
         """The name in the trace's header."""
         return self._name
+
+    @property
+    def label(self) -> str:
+        """The file's name, as tables have it."""
+        return shortened({0: str(self._path)})[0]
+
+    @property
+    def count(self) -> None:
+        """Not known: a file is read while it is replayed."""
 
     @property
     def identity(self) -> object:
@@ -118,6 +136,16 @@ class GeneratedTrace:
     def name(self) -> str:
         """The name in the trace's header."""
         return self.generator.header().name
+
+    @property
+    def label(self) -> str:
+        """The same."""
+        return self.name
+
+    @property
+    def count(self) -> int:
+        """As many as were asked for."""
+        return self.generator.programs_count
 
     @property
     def identity(self) -> object:

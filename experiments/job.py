@@ -15,7 +15,9 @@ from tokencake.experiments.errors import UsageError
 from tokencake.experiments.inputs import TraceInput, check_arrivals, open_input
 from tokencake.experiments.labels import policy_name
 from tokencake.experiments.notes import notes
+from tokencake.experiments.policy_code import code_of
 from tokencake.experiments.progress import progress
+from tokencake.experiments.refusals import refusals
 from tokencake.experiments.results import Table, check_free, finished_programs, replacing, write_run
 from tokencake.experiments.settings import HARDWARE_DEFAULTS, profile_of, sim_config
 from tokencake.experiments.settings import build as build_settings
@@ -48,6 +50,7 @@ class Job:
         trace: what is replayed.
         sim: the configuration of the host.
         policy: makes a fresh policy.
+        code: digests of the user's own modules that it is made of.
         host: replays programs.
         out: where the results go, if the user said so.
         resume: whether an earlier attempt at this run may be there.
@@ -58,6 +61,7 @@ class Job:
     trace: TraceInput
     sim: SimConfig
     policy: Callable[[], Policy]
+    code: Mapping[str, str]
     host: Callable[..., RunResult]
     out: Path | None
     resume: bool
@@ -72,10 +76,10 @@ class Job:
             UsageError: the policy leaves calls waiting or fails, or the engine does not start.
             KeyboardInterrupt: the user ended the run early; what had finished is written.
         """
-        label = f"{policy_name(self.config['policy'])} on {self.trace.name}"
+        label = f"{policy_name(self.config['policy'])} on {self.trace.label}"
         load = os.getloadavg()[0]
         policy = self.policy()
-        with progress(label, "program") as report:
+        with progress(label, "program", self.trace.count) as report:
             try:
                 result = self.host(self.trace, self.sim, policy, progress=report)
             except HookError as error:
@@ -100,10 +104,9 @@ class Job:
                 timeline=timeline,
                 measured={"steps": result.steps, "copies": result.copies},
             )
-        for rule, times in self.trace.notes.items():
-            print(f"{self.trace.name}: {rule} ({counted(times, 'time')})", file=sys.stderr)
-        for note in notes(policy, policy_name(self.config["policy"]), self.config["trace"], self.sim, summary):
-            print(f"{label}: {note}", file=sys.stderr)
+        odd = notes(policy, policy_name(self.config["policy"]), self.config["trace"], self.sim, summary)
+        for note in (*odd, *refusals(self.trace, result.calls.columns, self.sim.engine)):
+            print(f"{out}: {note}", file=sys.stderr)
         print(_report(label, summary, out))
         if summary.get("interrupted"):
             raise KeyboardInterrupt
@@ -122,6 +125,7 @@ class Job:
             "host": self.config["host"],
             "policy": self.config["policy"]["name"],
             "policy_params": policy,
+            **({"policy_code": self.code} if self.code else {}),
             "hardware": self.config["hardware"]["profile"],
             "seed": self.sim.seed,
             "trace": self.trace.name,
@@ -154,7 +158,7 @@ def prepare(config: Mapping[str, Any], overrides: Iterable[str] = ()) -> Job:
         raise UsageError("resume=true: needs out=DIRECTORY, where what was stopped is")
     if out is not None and not resume:
         check_free(Path(str(out)), config["overwrite"])
-    policy = _policy(config["policy"])
+    policy, code = _policy(config["policy"])
     profile = profile_of(config)
     sim = sim_config(config, profile)
     replay = _host(host, sim, build_settings(LiveConfig, config["live"], "live"))
@@ -166,7 +170,8 @@ def prepare(config: Mapping[str, Any], overrides: Iterable[str] = ()) -> Job:
     own = {key: value for key, value in config.items() if key != "resume"}  # changes no result, so none tells of it
     resolved = own | {"engine": asdict(sim.engine) | given, "link": asdict(sim.link)}
     kept = tuple(word for word in typed if _key(word) not in _NOT_TYPED)
-    return Job(resolved, kept, trace, sim, policy, replay, Path(str(out)) if out is not None else None, resume)
+    where = Path(str(out)) if out is not None else None
+    return Job(resolved, kept, trace, sim, policy, code, replay, where, resume)
 
 
 def _key(word: str) -> str:
@@ -199,15 +204,14 @@ def _host(name: str, sim: SimConfig, live: LiveConfig) -> Callable[..., RunResul
         raise UsageError(f"host={name}: {error}") from error
 
 
-def _policy(values: Mapping[str, Any]) -> Callable[[], Policy]:
-    """A maker of policies; one is made at once, to find mistakes before anything runs."""
+def _policy(values: Mapping[str, Any]) -> tuple[Callable[[], Policy], Mapping[str, str]]:
+    """A maker of policies, and what they are made of; one is made at once, to find mistakes before anything runs."""
     params = {key: value for key, value in values.items() if key != "name"}
     make = partial(registry.create, values["name"], params)
     try:
-        make()
+        return make, code_of(make())
     except PolicyError as error:
         raise UsageError(str(error)) from error
-    return make
 
 
 def _report(label: str, summary: Mapping[str, Any], out: Path) -> str:

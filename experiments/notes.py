@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokencake.experiments.words import counted
 from tokencake.policies.answers import HOOKS
 from tokencake.policies.api import Policy, overrides
 from tokencake.policies.compose import Compose, parts_of
@@ -32,9 +31,6 @@ def notes(
         yield from policy.advice
     if summary["programs"] == 1 and trace["source"] == "file" and trace["arrivals"] in _DRAWN:
         yield f"trace.arrivals={trace['arrivals']} moves the one program of the trace and has no other effect"
-    if summary["refused_calls"]:
-        calls, programs = counted(summary["refused_calls"], "call"), counted(summary["refused_programs"], "program")
-        yield f"{calls} in {programs} refused: longer than the model or the memory allows; they are in no latency"
     for what, number in summary["outside_measured_range"].items():
         if number and what in _RECORDED:
             rule = "they took what the hardware profile says"

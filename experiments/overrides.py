@@ -162,15 +162,20 @@ def check_options(parsed: Iterable[Override], options: Mapping[str, Sequence[str
     """Check choices such as `policy=` against what there is.
 
     Raises:
-        UsageError: an unknown choice, or a sweep over what cannot be swept.
+        UsageError: an unknown choice, one that is there twice, or a sweep over what cannot be swept.
     """
+    chosen: dict[str, str] = {}
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
-        if override.is_sweep_override() and key in _ONCE:
-            raise UsageError(f"{override.input_line}: {key} cannot be swept")
+        if override.is_discrete_sweep():
+            _check_sweep(override, key)
         known = options.get(key)
         if known is None or override.is_delete():
             continue
+        word = str(override.input_line).lstrip("+")
+        if key in chosen:
+            raise UsageError(f"{chosen[key]} {word}: one {key} a run; several in a sweep: run -m {key}=A,B")
+        chosen[key] = word
         for value in choices(override):
             if value not in known:
                 hint = did_you_mean(value, known, _LISTED_BY.get(key, ""))
@@ -179,6 +184,16 @@ def check_options(parsed: Iterable[Override], options: Mapping[str, Sequence[str
                 elif key == "policy" and _CLASS.search(value):
                     hint = "a class of your own is policy=module:Class"
                 raise UsageError(f"{key}={value}: unknown {key}; {hint}")
+
+
+def _check_sweep(override: Override, key: str) -> None:
+    """Check that a key can be swept, and that no two of its jobs would be one."""
+    if key in _ONCE:
+        raise UsageError(f"{override.input_line}: {key} cannot be swept")
+    values = list(choices(override))
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{override.input_line}: {twice} is there twice")
 
 
 def check_single(parsed: Iterable[Override]) -> None:

@@ -15,19 +15,21 @@ _EVERY_S = 10.0  # seconds between two plain lines
 
 
 @contextmanager
-def progress(label: str, unit: str) -> Iterator[Report]:
-    """A function `report(done)` that shows how far the work is; a streamed trace has no known end."""
+def progress(label: str, unit: str, total: int | None = None) -> Iterator[Report]:
+    """A function `report(done)` that shows how far the work is; a streamed trace has no known `total`."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plain(label, unit)
+        yield _plain(label, unit, total)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TextColumn(f"{unit}s"))
+    known = "" if total is None else f" of {total}"
+    done = TextColumn(f"{{task.completed}}{known} {unit}s")
+    columns = (TextColumn("{task.description}"), BarColumn(), done)
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(label, total=None)
+        task = bar.add_task(label, total=total)
         yield lambda done: bar.update(task, completed=done)
 
 
-def _plain(label: str, unit: str) -> Report:
+def _plain(label: str, unit: str, total: int | None) -> Report:
     last = time.monotonic()
 
     def report(done: int) -> None:
@@ -35,6 +37,7 @@ def _plain(label: str, unit: str) -> Report:
         now = time.monotonic()
         if now - last >= _EVERY_S:
             last = now
-            print(f"{label}: {counted(done, unit)} done", file=sys.stderr, flush=True)
+            much = counted(done, unit) if total is None else f"{done} of {counted(total, unit)}"
+            print(f"{label}: {much} done", file=sys.stderr, flush=True)
 
     return report

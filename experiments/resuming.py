@@ -24,7 +24,7 @@ def done(jobs: Mapping[Path, Job]) -> list[Path]:
     """The directories whose runs need not be done again.
 
     Raises:
-        UsageError: a directory holds something else than its job: another configuration or trace, or no run.
+        UsageError: a directory holds another configuration, trace or code of a policy than its job, or no run.
     """
     digests: dict[object, str] = {}
     for out, job in jobs.items():
@@ -41,6 +41,11 @@ def done(jobs: Mapping[Path, Job]) -> list[Path]:
             digests[job.trace.identity] = job.trace.sha256
         if there.summary.get("trace_sha256") != digests[job.trace.identity]:
             raise UsageError(f"resume=true: {out} holds a run of another trace; {_INSTEAD}")
+        code = there.summary.get("policy_code", {})
+        changed = [name for name in job.code.keys() | code.keys() if job.code.get(name) != code.get(name)]
+        if changed:
+            what = f"{', '.join(sorted(changed))} has changed since {out} ran"
+            raise UsageError(f"resume=true: {what}; overwrite=true runs it again")
     return [out for out in jobs if is_done(out)]
 
 

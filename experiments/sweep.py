@@ -75,10 +75,10 @@ def sweeping(out: Path, sweep: Sweep) -> Iterator[None]:
         )
         yield
     except (UsageError, KeyboardInterrupt) as error:
-        what = _left(out, aside, sweep, fresh=fresh)
+        what = _left(out, aside, sweep, fresh=fresh, failed=isinstance(error, UsageError))
         raise type(error)("; ".join(filter(None, (str(error), what)))) from error
     except BaseException:
-        _left(out, aside, sweep, fresh=fresh)
+        _left(out, aside, sweep, fresh=fresh, failed=True)
         raise
     finally:
         if aside is not None:
@@ -94,18 +94,22 @@ def _clear(out: Path, sweep: Sweep) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _left(out: Path, aside: Path | None, sweep: Sweep, *, fresh: bool) -> str:
+def _left(out: Path, aside: Path | None, sweep: Sweep, *, fresh: bool, failed: bool) -> str:
     """Keep what finished of a sweep that ended early, or put back what it replaced; returns which, for its user."""
     done = len(finished(out))
     for note in out.glob(f".*{_FAILED}"):
         note.unlink()
     if done:
         before = ", in place of the earlier sweep" if aside is not None else ""
-        return f"what finished ({done} of {len(sweep.jobs)}) is in {out}{before}; resume=true out={out} does the rest"
+        on = f"resume=true out={out} does the rest"
+        if failed:
+            after = f"after a change of code, overwrite=true out={out} runs all of it"
+            on = f"resume=true out={out} tries the rest again; {after}"
+        return f"what finished ({done} of {len(sweep.jobs)}) is in {out}{before}; {on}"
     if fresh or aside is not None:
         shutil.rmtree(out, ignore_errors=True)
     if aside is None:
-        return ""
+        return "no job finished, so nothing was written" if fresh else "no job finished"
     (aside / out.name).rename(out)
     return f"no job finished, so {out} is the earlier sweep"
 

@@ -83,7 +83,7 @@ def check_policy(policy: Policy | MakePolicy, make_host: MakeHost) -> None:
 def check_hooks(make_policy: MakePolicy, make_host: MakeHost) -> None:
     """Hooks are spelt and return as the interface says, and read of views only what it names and their level tells."""
     policy = make_policy()
-    assert isinstance(policy, Policy), f"{policy!r} is not a tokencake.policies.api.Policy"
+    assert isinstance(policy, Policy), f"{type(policy).__name__} is not a tokencake.policies.api.Policy"
     misspelt = [told for part in parts_of(policy) for told in misspelt_hooks(type(part))]
     assert not misspelt, f"{'; '.join(misspelt)} (the name of a helper begins with an underscore)"
     complaint = wrong_attribute(policy)

@@ -92,13 +92,37 @@ def test_when_nothing_can_run_that_is_said(capsys, tmp_path):
         said(capsys, "policy=vllm", "engine.max_model_len=100")
     assert end.value.code == 1
     captured = capsys.readouterr()
-    assert "4 calls in 4 programs refused: longer than the model or the memory allows" in captured.err
+    (line,) = captured.err.splitlines()
+    assert re.fullmatch(
+        r"run: 4 calls in 4 programs refused, so in no latency:"
+        r" 4 longer than engine.max_model_len=100 \(longest 1,457 tokens\)",
+        line,
+    )
     assert captured.out.splitlines()[-1].endswith("0 of 4 programs finished, so there is no program latency -> run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["programs"], summary["refused_programs"]) == (4, 4)
     for name in ("program_latency_s", "ttft_s", "queue_s", "call_latency_s", "prefill_s", "decode_s"):
         assert set(summary[name].values()) == {None}
     assert [summary[name] for name in ("makespan_s", "running_mean", "waiting_mean", "kv_usage_mean")] == [None] * 4
+
+
+def test_refusals_say_which_limit_and_by_how_much(capsys, tmp_path):
+    """In a sweep of which run, too."""
+    head = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
+    (tmp_path / "list.csv").write_text(f"{head}0,90,10\n0,3000,20\n0,150,30\n0,160,40\n0,140,21\n")
+    words = ["+experiment=tiny", "trace.path=list.csv", "engine.gpu_blocks=10,200", "engine.max_model_len=1000"]
+    words += ["engine.block_size=16"]
+    assert main(["run", "-m", *words, "out=s"]) == 0
+    small, large = capsys.readouterr().err.splitlines()
+    assert small == (
+        "s/gpu_blocks-10: 3 calls in 3 programs refused, so in no latency:"
+        " 1 longer than engine.max_model_len=1000 (longest 3,020 tokens),"
+        " 2 too long for the memory of 160 tokens (engine.gpu_blocks=10; longest 200)"
+    )
+    assert large == (
+        "s/gpu_blocks-200: 1 call in 1 program refused, so in no latency:"
+        " 1 longer than engine.max_model_len=1000 (longest 3,020 tokens)"
+    )
 
 
 def test_the_closing_line_says_how_many_programs_its_latencies_are_of(capsys):

@@ -22,6 +22,8 @@ from tokencake.experiments.plots.latency_load import latency_load
 from tokencake.experiments.plots.memory import memory
 from tokencake.experiments.results import Run, find_runs
 from tokencake.policies.api import Policy
+from tokencake.traces.io import write_trace
+from tokencake.traces.schema import Header
 
 LENGTHS = (100, 1700, 3000)
 """Longest calls under which no program of `SMALL` fits, some do, and all."""
@@ -64,6 +66,18 @@ def test_what_was_not_measured_is_empty_in_the_files(sweep):
     assert none[list(METRICS)].isna().all(axis=None)
     assert none["refused_programs"].tolist() == none["programs"].tolist() == [6, 6]
     assert set(pd.read_csv(sweep / "paired.csv")["engine.max_model_len"]) == set(LENGTHS[1:])
+
+
+def test_calls_of_programs_that_did_not_finish_are_no_result(tmp_path, monkeypatch):
+    """Something was computed, and took its time, but not one program got its answer."""
+    monkeypatch.chdir(tmp_path)
+    write_trace("t.jsonl", Header("t"), [two_turns(f"p{i}") for i in range(3)])
+    words = ["+experiment=tiny", "trace.path=t.jsonl", "policy=vllm,mori", "engine.max_model_len=100"]
+    with pytest.raises(SystemExit):
+        main(["run", "-m", *words, "out=s"])
+    summary = Run(tmp_path / "s" / "vllm").summary
+    assert (summary["calls"], summary["refused_programs"]) == (3, 3) and summary["makespan_s"] > 0
+    assert pd.read_csv(tmp_path / "s" / "sweep.csv")[list(METRICS)].isna().all(axis=None)
 
 
 def test_figures_have_no_point_of_what_did_not_run_and_say_how_many_programs_they_are_of(comparison):

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import pandas as pd
 import pytest
@@ -104,6 +105,9 @@ class Fails(Policy):
 """
 
 
+AGAIN = "resume=true out=s tries the rest again; after a change of code, overwrite=true out=s runs all of it"
+
+
 @pytest.mark.parametrize("values", ["0,1,2", "2,0,3,1"])
 def test_a_failing_job_stops_no_other_and_is_named_in_one_line(values, tmp_path, monkeypatch, capsys):
     (tmp_path / "breaks.py").write_text(BROKEN)
@@ -115,7 +119,7 @@ def test_a_failing_job_stops_no_other_and_is_named_in_one_line(values, tmp_path,
     failed = [x for x in jobs if int(x) > 1]
     assert f"{len(failed)} of {len(jobs)} jobs failed: x-{failed[0]}: policy Fails: order raised ZeroDiv" in line
     assert ("; also x-3" in line) == ("3" in failed)
-    assert line.endswith(f"; what finished (2 of {len(jobs)}) is in s; resume=true out=s does the rest")
+    assert line.endswith(f"; what finished (2 of {len(jobs)}) is in s; {AGAIN}")
     assert {p.parent.name for p in (tmp_path / "s").rglob("summary.json")} == {"x-0", "x-1"}
     assert [p.name for p in (tmp_path / "s").iterdir() if p.name.startswith(".")] == []
 
@@ -219,6 +223,9 @@ def test_what_finished_replaces_an_earlier_sweep(source, target, code, tmp_path,
     assert main(["run", "-m", *SWEEP[2:5], *words, "policy.params.x=0,1", "out=s"]) == 0
     before = files(tmp_path / "s")
     capsys.readouterr()
+    assert main(["run", "-m", *SWEEP[2:5], *words, "policy.params.x=2,3", "out=new"]) == code
+    assert capsys.readouterr().err.endswith("; no job finished, so nothing was written\n")
+    assert not (tmp_path / "new").exists()
     assert main(["run", "-m", *SWEEP[2:5], *words, "policy.params.x=2,3", "out=s", "overwrite=true"]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("; no job finished, so s is the earlier sweep")
@@ -226,9 +233,8 @@ def test_what_finished_replaces_an_earlier_sweep(source, target, code, tmp_path,
     again = ["policy.params.x=1,2", "seed=5", "out=s", "overwrite=true"]
     assert main(["run", "-m", *SWEEP[2:5], *words, *again]) == code
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith(
-        "; what finished (1 of 2) is in s, in place of the earlier sweep; resume=true out=s does the rest"
-    )
+    on = AGAIN if code == 2 else "resume=true out=s does the rest"
+    assert line.endswith(f"; what finished (1 of 2) is in s, in place of the earlier sweep; {on}")
     (summary,) = (tmp_path / "s").rglob("summary.json")
     assert json.loads(summary.read_text())["seed"] == 5
     assert {p.name for p in tmp_path.iterdir() if p.name.startswith(".")} == set()
@@ -343,6 +349,63 @@ def test_a_trace_that_changed_is_another_run(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "kept, as it finished before: a"
     (tmp_path / "list.csv").write_text(f"{head}0.5,100,11\n")
     assert "a holds a run of another trace" in refused(capsys, "run", *words)
+
+
+@pytest.mark.parametrize("compose", [False, True], ids=["class", "part"])
+@pytest.mark.parametrize("changed", ["class", "base"])
+def test_code_that_changed_is_another_run(changed, compose, tmp_path, monkeypatch, capsys):
+    """The user's own class, and one of another module of theirs that it inherits from; both may be parts."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {"base": f"base_{changed}_{compose}", "class": f"own_{changed}_{compose}"}
+    sources = {"base": BROKEN, "class": f"from {names['base']} import Fails\n\n\nclass Own(Fails):\n    pass\n"}
+    for which, name in names.items():
+        (tmp_path / f"{name}.py").write_text(sources[which])
+    target = f"{names['class']}:Own"
+    policy = ["policy=compose", f"policy.order={target}"] if compose else [f"policy={target}"]
+    words = ["run", "-m", *SWEEP[2:5], *policy, "seed=0,1", "out=s", "resume=true"]
+    assert main(words) == 0
+    assert main(words) == 0
+    assert "kept 2 of 2 jobs" in capsys.readouterr().err
+    code = json.loads(next((tmp_path / "s").glob("*/summary.json")).read_text())["policy_code"]
+    assert set(code) == set(names.values())
+    (tmp_path / f"{names[changed]}.py").write_text(sources[changed] + "\n\nmore = 1\n")
+    assert main(words) == 0, "what was imported before is what would run"
+    capsys.readouterr()
+    for name in names.values():
+        monkeypatch.delitem(sys.modules, name)
+    line = refused(capsys, *words)
+    assert f"resume=true: {names[changed]} has changed since s/" in line
+    assert line.endswith(" ran; overwrite=true runs it again\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-m", "policy=vllm,mori,vllm"], "policy=vllm,mori,vllm: vllm is there twice"),
+        (["-m", "policy=vllm", "seed=1,2,1"], "seed=1,2,1: 1 is there twice"),
+        (
+            ["policy=vllm", "policy=mori"],
+            "policy=vllm policy=mori: one policy a run; several in a sweep: run -m policy=",
+        ),
+    ],
+    ids=["swept twice", "seed twice", "typed twice"],
+)
+def test_what_is_chosen_twice_is_refused(words, said, tmp_path, capsys):
+    assert said in refused(capsys, "run", *SWEEP[2:5], *words, "out=s")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_odd_lines_of_a_trace_are_told_once_a_sweep(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text(
+        "arrived_at,num_prefill_tokens,num_decode_tokens\n2,100,10\n1,100,10\n1.5,100,0\n"
+    )
+    words = ["+experiment=tiny", "trace.path=list.csv", "policy=vllm,mori", "seed=0,1"]
+    assert main(["run", "-m", *words, "out=s"]) == 0
+    captured = capsys.readouterr()
+    told = captured.err.splitlines()
+    assert "list: program stands behind one that arrives later: sorted by arrival (2 times)" in told
+    assert len(told) == len(set(told)) == 2
+    assert captured.out.count("mori on list: ") == 2
 
 
 @pytest.mark.parametrize("sweep", [True, False])

@@ -7,6 +7,7 @@ from tokencake.policies.api import Budget, Info, Policy, Release, Trigger, Verdi
 from tokencake.policies.checks import CHECKS, check_policy
 from tokencake.policies.compose import Compose
 from tokencake.sim.checks import sim_host
+from tokencake.sim.config import StuckError
 
 VARIANTS = [(name, {}) for name in registry.names()]
 VARIANTS += [(name, {"info": "oracle"}) for name in registry.names() if registry.create(name).info is not Info.NONE]
@@ -191,3 +192,17 @@ def test_no_policy_at_all():
 
 def test_a_sound_policy_passes():
     check_policy(DeafToRefusals, sim_host)
+
+
+def test_complaints_name_the_class_that_they_are_about():
+    class NoPolicy:
+        pass
+
+    class Starves(Policy):
+        def admit(self, view, call, need):
+            return Verdict.SKIP
+
+    with pytest.raises(AssertionError, match=r"^NoPolicy is not a tokencake\.policies\.api\.Policy"):
+        check_policy(NoPolicy, sim_host)
+    with pytest.raises(StuckError, match=r"^policy Starves admits nothing"):
+        check_policy(Starves, sim_host)

@@ -22,6 +22,10 @@ from tokencake.traces.schema import Header, Program
 class Generator(Protocol):
     """What a generator offers: a header and as many fresh passes over its programs as wanted."""
 
+    @property
+    def programs_count(self) -> int:
+        """How many programs it makes."""
+
     def header(self) -> Header:
         """Return the header of the trace."""
 
