@@ -42,6 +42,7 @@ _SHOWN = (
 _LEFT_OUT = ("p50", "p99")  # of the terminal, which is narrower
 _NOTED = ("program_latency_mean_s", "makespan_s", "computed_tokens", "hit_tokens")
 _SPREADS = ("program_latency_mean_s", "makespan_s")
+_MANY = 4  # settings whose rankings are told one by one
 
 
 def run(words: Sequence[str]) -> None:
@@ -61,16 +62,19 @@ def run(words: Sequence[str]) -> None:
     rows = compare(pairs)
     ranks = rankings(pairs)
     head, body = _cells(pairs, rows, _SHOWN)
-    notes = _notes(pairs, rows, ranks)
+    notes = _notes(pairs, rows, chosen.directories[0])
+    ranked = [_ranked(rank) for rank in ranks]
     formats = tuple(dict.fromkeys(chosen.format or ("png", "pdf")))
     ours = [*_TABLES, *(f"{_FIGURE}.{kind}" for kind in formats)]
     out = chosen.out or chosen.directories[0] / "compare"
     with renewing(out, ours, replace=chosen.overwrite or chosen.out is None) as folder:
         pd.DataFrame(map(asdict, rows)).to_csv(folder / _TABLES[0], index=False, lineterminator="\n")
-        (folder / _TABLES[1]).write_text(_markdown(head, body, notes), encoding="utf-8")
+        (folder / _TABLES[1]).write_text(_markdown(head, body, [*notes, *ranked]), encoding="utf-8")
         with paper_style():
             save(agreement(pairs), folder / _FIGURE, formats)
-    _show(*_cells(pairs, rows, [column for column in _SHOWN if column[0] not in _LEFT_OUT]), notes)
+    if len(ranks) > _MANY:
+        ranked = [_ranked_in_all(ranks, out / _TABLES[1])]
+    _show(*_cells(pairs, rows, [column for column in _SHOWN if column[0] not in _LEFT_OUT]), [*notes, *ranked])
     for name in ours:
         print(f"  {out / name}")
 
@@ -80,7 +84,10 @@ def _parser() -> Parser:
         prog="tokencake compare",
         description="Says how far predicted runs are from measured ones of the same trace, policy and settings.",
         epilog="Where runs of host=live are among them, they are what the others are measured by; repeats of one"
-        " run (live.repeat=0,1,2) give the spread. Runs of one host: the first directory is the reference.",
+        " run (live.repeat=0,1,2) give the spread. Runs of one host: the first directory is the reference. Runs are set"
+        " against each other where trace, seed, policy and all other settings are equal; what may differ is host, the"
+        " version that made them, hardware.*, link.*, live.*, engine.jumps, and what is logged. Runs that differ"
+        " otherwise stand side by side in tokencake plot.",
     )
     parser.add_argument("directories", nargs="*", type=Path, metavar="RUN_OR_SWEEP_DIR")
     parser.add_argument("--measured", metavar="HOST", help="host whose runs are the reference: live, virtual or sim")
@@ -123,13 +130,16 @@ def _percent(value: float, *, sign: bool = True) -> str:
     return "" if math.isnan(value) else f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
 
 
-def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking]) -> list[str]:
-    """What stands under the table."""
+def _notes(pairs: Sequence[Pair], rows: Sequence[Row], first: Path) -> list[str]:
+    """What stands under the table; `first` is the reference where all runs are of one host."""
     predicted = _hosts(run for pair in pairs for run in pair.predicted)
     measured = _hosts(run for pair in pairs for run in pair.measured)
+    what, sides, base = "error", f"predicted ({predicted}) over measured ({measured})", "measured"
+    if predicted == measured:
+        what, sides, base = "difference", f"the other runs over those in {first} (all {measured})", f"that in {first}"
     notes = [
-        f"Signed errors in percent: predicted ({predicted}) over measured ({measured}), less one. mean and p95 are"
-        " of program latency; TTFT and queue are means over calls; computed, hits: tokens; latency s is measured.",
+        f"Signed {what}s in percent: {sides}, less one. mean and p95 are of program latency; TTFT and queue are means"
+        f" over calls; computed, hits: tokens; latency s is {base}.",
     ]
     if any(row.metric == STEP_TIME for row in rows):
         notes.append(
@@ -143,9 +153,8 @@ def _notes(pairs: Sequence[Pair], rows: Sequence[Row], ranks: Sequence[Ranking])
         errors = [row.error for row in rows if row.metric == metric and not math.isnan(row.error)]
         if errors:
             mean = sum(map(abs, errors)) / len(errors)
-            notes.append(f"{metric}: mean absolute error {mean:.1%}, worst {max(errors, key=abs):+.1%}.")
+            notes.append(f"{metric}: mean absolute {what} {mean:.1%}, worst {max(errors, key=abs):+.1%}.")
     notes += _refused(pairs)
-    notes += [_ranked(rank) for rank in ranks]
     loads = load_averages(pairs)
     if loads is not None and measured == "live":  # what else ran changes nothing in simulated time
         notes.append(f"Load average of the machine during the measured runs: {loads[0]:.1f} to {loads[1]:.1f}.")
@@ -197,6 +206,16 @@ def _ranked(rank: Ranking) -> str:
     elif rank.set_aside:
         text += f"; none of the {rank.pairs} pairs differs by more than the spread"
     return text + "."
+
+
+def _ranked_in_all(ranks: Sequence[Ranking], where: Path) -> str:
+    """Many rankings in one line."""
+    worst = min(ranks, key=lambda rank: rank.tau)
+    mean = sum(rank.tau for rank in ranks) / len(ranks)
+    text = f"mean {mean:.2f}, lowest {worst.tau:.2f} ({worst.setting})"
+    if worst.tau == max(rank.tau for rank in ranks):
+        text = f"{worst.tau:.2f} in each"
+    return f"order of policies by {worst.metric} in {len(ranks)} settings: Kendall's tau {text}; one by one in {where}."
 
 
 def _markdown(head: list[str], body: list[list[str]], notes: list[str]) -> str:

@@ -127,7 +127,7 @@ def _check_free(*paths: Path, overwrite: bool) -> None:
     """Find out before the table is made, which takes a while, that it could not be written."""
     for path in paths:
         if path.exists() and not overwrite:
-            raise ProfileError(f"{path} exists; overwrite it explicitly")
+            raise ProfileError(f"{path} exists; choose another, or replace it with --overwrite")
         if path.is_dir():
             raise ProfileError(f"{path} is a directory")
     parent = next(folder for folder in paths[0].absolute().parents if folder.exists())

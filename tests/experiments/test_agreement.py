@@ -150,6 +150,29 @@ def test_settings_are_ranked_apart(write, tmp_path):
     assert {rank.setting: rank.tau for rank in found} == {"qps=0.1": 1.0, "qps=0.2": -1.0}
 
 
+def test_many_rankings_are_one_line(write, tmp_path, capsys):
+    """The file has them all."""
+    for qps in range(1, 7):
+        for policy, latency in zip(POLICIES, (3.0, 2.0), strict=False):
+            write("live", "live", policy, latency, qps=qps)
+            write("sim", "sim", policy, 5.0 - latency if qps == 4 else latency, qps=qps)
+    out = tmp_path / "c"
+    assert main(["compare", str(tmp_path / "live"), str(tmp_path / "sim"), "--out", str(out)]) == 0
+    (line,) = (text for text in capsys.readouterr().out.splitlines() if "Kendall's tau" in text)
+    assert line.startswith("order of policies by program_latency_mean_s in 6 settings: Kendall's tau mean 0.67, ")
+    assert line.endswith(f"lowest -1.00 (qps=4); one by one in {out / 'compare.md'}.")
+    assert (out / "compare.md").read_text().count("Kendall's tau") == 6
+
+
+def test_runs_of_one_host_are_told_apart_by_their_directory(write, tmp_path, capsys):
+    write("before", "sim", "vllm", 4.0)
+    write("after", "sim", "vllm", 5.0)
+    assert main(["compare", str(tmp_path / "before"), str(tmp_path / "after")]) == 0
+    out = capsys.readouterr().out
+    assert f"Signed differences in percent: the other runs over those in {tmp_path / 'before'} (all sim)" in out
+    assert "measured" not in out.replace("predicted_measured", "")
+
+
 def test_runs_of_one_host_are_compared_with_the_first_directory(write, tmp_path):
     write("before", "sim", "vllm", 4.0)
     write("after", "sim", "vllm", 5.0)

@@ -1,6 +1,7 @@
 """The commands beside `tokencake run`, and help."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from commands import files, refused
 from tokencake.experiments.cli import main
+from tokencake.sim.latency.profiles import load_profile
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
@@ -110,7 +112,19 @@ def test_a_profile_that_was_built_says_once_where_its_times_come_from(tmp_path, 
     names = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
     (tmp_path / "model" / "config.json").write_text(json.dumps(shape | names))
     assert main(["hardware", "build", "model", "h100_sxm", "mine.yaml"]) == 0
-    line = capsys.readouterr().out
+    line, hint = capsys.readouterr()
+    (found,) = re.findall(r"leaves ([\d,]+) tokens of KV on the GPU \(([\d,]+) x 16\)", line)
+    tokens, blocks = (int(number.replace(",", "")) for number in found)
+    assert tokens == 16 * blocks == 16 * load_profile("mine.yaml").usable_blocks
+    assert ("pip install 'tokencake[hardware]'" in hint) == ("the roofline" in line)
     assert line.count("step times from") == 1
     assert "(roofline)" not in line and "(table)" not in line
     assert line.endswith("use it with hardware.profile=mine.yaml\n")
+    for words in (["mine.yaml"], ["list", "mine.yaml", "a800-qwen2.5-14b"]):
+        assert main(["hardware", *words]) == 0
+        rows = [row for row in capsys.readouterr().out.splitlines() if row.strip().startswith(("mine.yaml", "a800-"))]
+        assert len(rows) == len([word for word in words if word != "list"])
+        assert found[0] in rows[0]
+    assert "unknown hardware profile 'absent'" in refused(capsys, "hardware", "list", "absent")
+    again = refused(capsys, "hardware", "build", "model", "h100_sxm", "mine.yaml")
+    assert "mine.yaml exists; choose another, or replace it with --overwrite" in again

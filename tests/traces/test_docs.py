@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tokencake.traces.io import load_trace
-from tokencake.traces.schema import Program
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "traces.md"
 
@@ -25,11 +24,11 @@ def test_the_format_example_is_a_trace(tmp_path: Path) -> None:
     assert [node.id for node in found.nodes] == ["plan", "search", "code"]
 
 
-def test_the_builder_example_builds() -> None:
-    names: dict[str, object] = {}
-    exec(block("AppBuilder"), names)
-    program = names["program"]
-    assert isinstance(program, Program)
+def test_the_builder_example_makes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(block("AppBuilder"), {})
+    header, (_, program, _) = load_trace("mine.jsonl.gz")
+    assert (header.name, program.program, program.arrival_s) == ("mine", "p1", 0.25)
     assert program.node("search").after == ("architect_1",)
 
 

@@ -56,7 +56,7 @@ def test_a_profile_without_measured_kernels(tmp_path: Path, monkeypatch):
     assert profile == load_profile(out)
     assert (profile.latency.kind, profile.model.kv_bytes_per_token) == ("roofline", 131_072)
     assert [path.name for path in out.parent.iterdir()] == ["mine.yaml"]
-    with pytest.raises(ProfileError, match="exists; overwrite it explicitly"):
+    with pytest.raises(ProfileError, match=r"exists; .* replace it with --overwrite"):
         build_profile(LLAMA, "h200_sxm", out)
     assert build_profile(LLAMA, "h200_sxm", out, overwrite=True) == profile
 
