@@ -73,7 +73,12 @@ def _run_once(job: Job) -> bool:
     if job.resume and done({out: job}):
         print(f"kept, as it finished before: {out}")
         return finished_programs(Run(out).summary) > 0
-    finished = job.run(out)
+    try:
+        finished = job.run(out)
+    except KeyboardInterrupt:
+        if out.exists():
+            raise
+        raise KeyboardInterrupt("nothing was written") from None
     _tell(job.trace)
     return finished
 

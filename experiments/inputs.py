@@ -70,7 +70,8 @@ class FileTrace:
         if next(programs, None) is None:
             raise BadInput("must hold at least 1 program to run, and holds none", file=path)
         self._name = header.name
-        self._late: int | None = None
+        self._count: int | None = None
+        self._late = 0
 
     @property
     def name(self) -> str:
@@ -83,8 +84,10 @@ class FileTrace:
         return shortened({0: str(self._path)})[0]
 
     @property
-    def count(self) -> None:
-        """Not known: a file is read while it is replayed."""
+    def count(self) -> int | None:
+        """Known where programs arrive as recorded: then all are read once before they are replayed."""
+        self._look_ahead()
+        return self._count
 
     @property
     def identity(self) -> object:
@@ -105,19 +108,22 @@ class FileTrace:
 
     def __iter__(self) -> Iterator[Program]:
         """The programs, with the arrival times of this run; in order of arrival, whatever their order in the file."""
-        if self._arrivals.process == "trace" and self._late is None:
-            self._late = self._count_late()
+        self._look_ahead()
         _, programs, self._report = detect_and_import(self._path)
         # Only a file that needs it is held in memory as a whole.
         ordered = sorted(programs, key=attrgetter("arrival_s")) if self._late else programs
         return self._arrivals.retime(ordered)
 
-    def _count_late(self) -> int:
-        latest, late = 0.0, 0
+    def _look_ahead(self) -> None:
+        """Count the programs, and those out of order, where the order of arrival is the file's."""
+        if self._arrivals.process != "trace" or self._count is not None:
+            return
+        latest, count, late = 0.0, 0, 0
         for program in detect_and_import(self._path)[1]:
+            count += 1
             late += program.arrival_s < latest
             latest = max(latest, program.arrival_s)
-        return late
+        self._count, self._late = count, late
 
     def check(self) -> None:
         """Validate every line."""

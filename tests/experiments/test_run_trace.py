@@ -1,12 +1,15 @@
 """Traces that a run reads: odd, broken, empty, too long."""
 
 import gzip
+import itertools
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from commands import TINY, files, refused
+from tokencake.experiments import progress
 from tokencake.experiments.cli import main
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
@@ -122,3 +125,20 @@ def test_a_run_in_which_nothing_fits_claims_no_latency(tmp_path, capsys):
     said = capsys.readouterr()
     assert "0 of 20 programs finished" in said.out
     assert "mean latency" not in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trace=demo", "trace.programs_count=3"], "2 of 3 programs done"),
+        (["trace.path=list.csv"], "2 of 3 programs done"),
+        (["trace.path=list.csv", "trace.arrivals=poisson", "trace.qps=1"], "2 programs done"),
+    ],
+    ids=["generated", "as recorded", "streamed"],
+)
+def test_long_work_says_how_far_it_is(words, said, tmp_path, monkeypatch, capsys):
+    """And of how much, where that is known."""
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=itertools.count(0, 60).__next__))
+    (tmp_path / "list.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,9,9\n1,9,9\n2,9,9\n")
+    assert main(["run", "+experiment=tiny", *words, "out=a"]) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if line.endswith(f": {said}")]

@@ -240,6 +240,14 @@ def test_what_finished_replaces_an_earlier_sweep(source, target, code, tmp_path,
     assert {p.name for p in tmp_path.iterdir() if p.name.startswith(".")} == set()
 
 
+def test_a_run_that_is_interrupted_says_that_it_left_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "stops_alone.py").write_text(STOPS)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", *SWEEP[2:5], "policy=stops_alone:Stops", "policy.x=2", "out=a"]) == 130
+    assert capsys.readouterr().err == "tokencake: interrupted; nothing was written\n"
+    assert not (tmp_path / "a").exists()
+
+
 def test_debug_shows_where_a_job_failed(tmp_path, monkeypatch, capsys):
     (tmp_path / "breaks.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
