@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from tokencake.engine.copies import KvCopies
-from tokencake.engine.fit import FitError, fit_error, fit_linear
+from tokencake.engine.fit import FitError, fit_error, fit_linear, fit_scatter
 from tokencake.engine.load import Load
 from tokencake.engine.requests import make_request
 from tokencake.engine.runtime import Runtime, Stopwatch
 from tokencake.engine.shape import StepShape, step_shape
 from tokencake.sim.latency.hardware import LinkRates
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency, features
+from tokencake.sim.latency.scatter import Scatter
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Calibration:
         coefficients: Of a step.
         link: Of copies between the tiers.
         error: On the held-out half of the steps.
+        scatter: Of all steps around the fit.
         steps: All measured steps.
         clock: Which time the fit is of.
         load_average: Of the machine, before and after.
@@ -62,6 +64,7 @@ class Calibration:
     coefficients: LinearCoefficients
     link: LinkRates
     error: FitError
+    scatter: Scatter
     steps: tuple[MeasuredStep, ...]
     clock: str
     load_average: tuple[float, float]
@@ -97,8 +100,10 @@ def calibrate(
         return [step.cpu_us if clock == "cpu" else step.wall_us for step in chosen]
 
     coefficients = fit_linear([step.shape for step in fitted], times(fitted))
-    error = fit_error(LinearLatency(coefficients), [step.shape for step in held_out], times(held_out))
-    return Calibration(coefficients, link, error, tuple(steps), clock, load)
+    model = LinearLatency(coefficients)
+    error = fit_error(model, [step.shape for step in held_out], times(held_out))
+    scatter = fit_scatter(model, [step.shape for step in steps], times(steps))  # one half alone would have gaps
+    return Calibration(coefficients, link, error, scatter, tuple(steps), clock, load)
 
 
 def halves(steps: Sequence[MeasuredStep]) -> tuple[list[MeasuredStep], list[MeasuredStep]]:

@@ -1,4 +1,4 @@
-"""Fits the linear latency model to measured steps, and says how far it is off on others."""
+"""Fits the linear latency model to measured steps, and says how far it is off on others, and how steps scatter."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tokencake.engine.shape import StepShape
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency, features
+from tokencake.sim.latency.scatter import Scatter
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +19,15 @@ WINDOW: Final = 50
 """Steps that are summed for the second error."""
 
 _ROUNDS: Final = 8
+
+_SHARES: Final = np.arange(1, 20) / 20
+"""Shares of the variance that a slow factor is tried to have."""
+
+_PER_DECADE: Final = 8
+"""Correlation times of a slow factor that are tried, per factor of ten."""
+
+_LEAST_SECONDS: Final = 10
+"""A measurement that is shorter says nothing of slow factors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,57 @@ def fit_error(model: LinearLatency, shapes: Sequence[StepShape], times_us: Seque
         _relative(_sums(predicted), _sums(measured)),
         float(predicted.sum() / measured.sum() - 1),
     )
+
+
+def fit_scatter(model: LinearLatency, shapes: Sequence[StepShape], times_us: Sequence[float]) -> Scatter:
+    """How measured steps, given in the order in which they ran, scatter around a model.
+
+    The slow factor is that of whole seconds: a schedule hardly feels what is over within one, yet the many steps
+    would fit nothing else. The logarithms of measured over predicted seconds are taken for an Ornstein-Uhlenbeck
+    process plus white noise, of which a Kalman filter gives the exact likelihood (Harvey, Forecasting, Structural
+    Time Series Models and the Kalman Filter, section 3.4; the variance is concentrated out); the most likely point
+    of a grid is taken. What lasts longer than the measurement counts as lasting that long. All variance of single
+    steps that is not the slow factor's is their own.
+    """
+    predicted: Floats = np.array([model.step_ps(*shape) / 1e12 for shape in shapes])
+    measured: Floats = np.asarray(times_us, dtype=float) / 1e6
+    _, starts = np.unique(np.cumsum(measured) // 1, return_index=True)
+    seconds: Floats = np.add.reduceat(measured, starts)
+    errors = np.log(seconds / np.add.reduceat(predicted, starts))
+    total = float(np.var(np.log(measured / predicted)))
+    if len(seconds) < _LEAST_SECONDS:
+        return Scatter(_rounded(total**0.5))
+    count = round(_PER_DECADE * np.log10(len(seconds)))
+    share, lasts = (axis.ravel() for axis in np.meshgrid(_SHARES, np.geomspace(1, len(seconds), count)))
+    share, lasts = np.append(0.0, share), np.append(1.0, lasts)
+    likelihood, variance = _filtered(errors - errors.mean(), seconds, share, lasts)
+    best = int(np.argmax(likelihood))
+    slow = float(share[best] * variance[best])
+    return Scatter(_rounded(max(0.0, total - slow) ** 0.5), _rounded(slow**0.5), _rounded(lasts[best]) if slow else 0.0)
+
+
+def _filtered(errors: Floats, times_s: Floats, share: Floats, lasts_s: Floats) -> tuple[Floats, Floats]:
+    """Log-likelihood and variance for each pair of a slow process's share of the variance and correlation time."""
+    state: Floats = np.zeros(len(share))
+    spread = share.copy()  # variance of the state, in units of the whole variance
+    squares, logs = np.zeros(len(share)), np.zeros(len(share))
+    for error, time_s in zip(errors, times_s, strict=True):
+        expected = spread + (1 - share)
+        surprise = error - state
+        squares += surprise**2 / expected
+        logs += np.log(expected)
+        gain = spread / expected
+        state = state + gain * surprise
+        spread = spread * (1 - gain)
+        kept = np.exp(-time_s / lasts_s)
+        state *= kept
+        spread = kept**2 * spread + (1 - kept**2) * share
+    variance: Floats = squares / len(errors)
+    return -(len(errors) * np.log(variance) + logs) / 2, variance
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
 
 
 def _relative(predicted: Floats, measured: Floats) -> float:

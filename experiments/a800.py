@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
-from tokencake.sim.latency.jitter import JitterLatency
 from tokencake.sim.latency.profiles import load_profile
+from tokencake.sim.latency.scatter import Scatter, ScatterLatency
 
 PROFILE: Final = "a800-qwen2.5-14b"
 CLIENT_DELAY_S: Final = 0.05
@@ -39,7 +39,7 @@ def setting(seed: int, *, cpu_gib: int = 0, scatter: float = 0.0) -> SimConfig:
     latency = profile.latency_model()
     return SimConfig(
         engine,
-        JitterLatency(latency, scatter, seed) if scatter else latency,
+        ScatterLatency(latency, Scatter(jitter=scatter), seed) if scatter else latency,
         profile.model.kv_bytes_per_token,
         link=LinkConfig(profile.link.d2h_gb_s, profile.link.h2d_gb_s, profile.link.per_run_us),
         workload=WorkloadConfig(client_delay_s=CLIENT_DELAY_S),

@@ -9,7 +9,6 @@ begun again: turns that were measured are kept, and so is what was simulated; wh
 Everything is done with `tokencake` commands, and printed as such, so that any part can be run alone.
 """
 
-import math
 import shlex
 import shutil
 import sys
@@ -103,8 +102,8 @@ def _turn(out: Path, turn: int, setting: Setting, chosen: Namespace) -> None:
     policies = f"policy={','.join(setting.policies)}"
     own = (f"live.model={chosen.model}", f"live.repeat={turn}", policies)
     _command("run", "-m", "host=live", *own, *common, *_into(live))
-    own = (policies, f"hardware.jitter={_jitter(profile)}", f"hardware.draw=range({chosen.draws})")
-    _command("run", "-m", "host=sim", *own, *common, *_into(predicted))
+    scatter = (*_scatter(profile), f"hardware.draw=range({chosen.draws})")
+    _command("run", "-m", "host=sim", policies, *scatter, *common, *_into(predicted))
     for measured in find_runs([live]):
         one = (f"policy={measured.summary['policy']}", f"live.repeat={turn}", f"hardware.recorded={measured.path}")
         _command("run", "host=sim", *one, *common, *_into(replayed / measured.path.relative_to(live)))
@@ -121,10 +120,10 @@ def _into(out: Path) -> tuple[str, str]:
     return f"out={out}", "resume=true"
 
 
-def _jitter(profile: Path) -> float:
-    """Standard deviation of a step's time, as the calibration found it on steps that it did not fit."""
+def _scatter(profile: Path) -> tuple[str, ...]:
+    """How step times scatter, as the calibration found it."""
     calibration = yaml.safe_load(profile.read_text(encoding="utf-8"))["calibration"]
-    return round(float(calibration["step_error"]) * math.sqrt(math.pi / 2), 3)  # of a normal error with this mean size
+    return tuple(f"hardware.{key}={calibration[key]}" for key in ("jitter", "drift", "drift_s"))
 
 
 def _command(*words: str) -> None:

@@ -11,16 +11,16 @@ from tokencake.sim import section
 from tokencake.sim.config import EngineConfig, LinkConfig, SimConfig, WorkloadConfig
 from tokencake.sim.latency.base import LatencyModel
 from tokencake.sim.latency.hardware import HardwareProfile
-from tokencake.sim.latency.jitter import JitterLatency
 from tokencake.sim.latency.profiles import load_profile
 from tokencake.sim.latency.recorded import RecordedLatency
+from tokencake.sim.latency.scatter import Scatter, ScatterLatency
 
 _GIB = 2**30
 # Engine settings that a hardware profile answers, or that follow from it.
 _OF_PROFILE = ("block_size", "max_num_batched_tokens", "max_num_seqs", "max_model_len", "async_scheduling")
 PROFILE_KEYS = ("gpu_blocks", "cpu_blocks", *_OF_PROFILE)
 # What a run may say of step times beside its profile: whose are replayed, or how they scatter and which draw it is.
-HARDWARE_DEFAULTS: Mapping[str, Any] = {"recorded": None, "jitter": 0.0, "draw": 0}
+HARDWARE_DEFAULTS: Mapping[str, Any] = {"recorded": None, "jitter": 0.0, "drift": 0.0, "drift_s": 0.0, "draw": 0}
 _LARGEST, _SMALLEST = 1e12, 1e-12  # magnitudes of numbers but 0; beyond, times and sizes no longer fit their columns
 _T = TypeVar("_T")
 
@@ -118,20 +118,21 @@ def sim_config(config: Mapping[str, Any], profile: HardwareProfile) -> SimConfig
 def _latency(hardware: Mapping[str, Any], profile: HardwareProfile) -> tuple[LatencyModel, bool]:
     """What steps cost, and whether every step has a time of its own, so that none may be jumped over."""
     model = profile.latency_model()
-    recorded, jitter = hardware["recorded"], _typed(hardware["jitter"], float, "hardware.jitter")
-    draw = _typed(hardware["draw"], int, "hardware.draw")
-    if draw and not jitter:
-        raise UsageError(f"hardware.draw: must be 0 without hardware.jitter, got {draw}: its runs would all be equal")
-    if recorded is not None:
-        if jitter:
-            raise UsageError(f"hardware.jitter: must be 0 with hardware.recorded, got {jitter}")
-        return RecordedLatency(model, read_steps(Path(str(recorded)))), True
-    if not jitter:
-        return model, False
+    recorded, draw = hardware["recorded"], _typed(hardware["draw"], int, "hardware.draw")
+    deviations = {key: _typed(hardware[key], float, f"hardware.{key}") for key in ("jitter", "drift", "drift_s")}
     try:
-        return JitterLatency(model, jitter, draw), True
+        scatter = Scatter(**deviations)
     except ValueError as error:
         raise UsageError(f"hardware.{error}") from error
+    if draw and not scatter:
+        rule = "must be 0 without hardware.jitter or hardware.drift"
+        raise UsageError(f"hardware.draw: {rule}, got {draw}: its runs would all be equal")
+    if recorded is not None:
+        for key, deviation in deviations.items():
+            if deviation:
+                raise UsageError(f"hardware.{key}: must be 0 with hardware.recorded, got {deviation}")
+        return RecordedLatency(model, read_steps(Path(str(recorded)))), True
+    return (ScatterLatency(model, scatter, draw), True) if scatter else (model, False)
 
 
 def _engine(values: Mapping[str, Any], profile: HardwareProfile) -> dict[str, Any]:

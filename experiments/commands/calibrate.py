@@ -159,6 +159,7 @@ def _profile(model: Model, limits: "Limits", found: "Calibration", seconds: floa
             "step_error": round(error.step, 4),
             "window_error": round(error.window, 4),
             "total_error": round(error.total, 4),
+            **asdict(found.scatter),
             "load_average": [round(load, 2) for load in found.load_average],
         },
     }
@@ -179,6 +180,8 @@ def _report(out: Path, raw: Path, profile: HardwareProfile, found: "Calibration"
         f"load average {found.load_average[0]:.1f} to {found.load_average[1]:.1f}"
     )
     print(f"  steps: {raw}; use it with hardware.profile={out}")
+    scatter = " ".join(f"hardware.{key}={value:g}" for key, value in asdict(found.scatter).items() if value)
+    print(f"  to let simulated steps scatter as these did: {scatter}")
 
 
 def _window() -> int:

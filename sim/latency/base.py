@@ -30,7 +30,7 @@ _PPM: Final = 1_000_000
 class LatencyModel(Protocol):
     """Time of one engine step.
 
-    Implementations: `LinearLatency`, `RooflineLatency`, `TableLatency`, and around another one `JitterLatency` and
+    Implementations: `LinearLatency`, `RooflineLatency`, `TableLatency`, and around another one `ScatterLatency` and
     `RecordedLatency`.
     """
 
@@ -45,7 +45,7 @@ class LatencyModel(Protocol):
         """Return the time of one step in picoseconds.
 
         Counts the step in `outside` when it leaves the measured range. Where each step has a time of its own
-        (`JitterLatency`, `RecordedLatency`), the next step has the next one. Changes nothing else.
+        (`ScatterLatency`, `RecordedLatency`), the next step has the next one. Changes nothing else.
 
         Args:
             prefill: ``(new_tokens, context_tokens)`` per prefilling call; the context is what was

@@ -27,7 +27,7 @@ def commands(tmp_path, monkeypatch):
         given.append(words)
         if words[0] == "calibrate":
             (tmp_path / words[1]).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / words[1]).write_text("calibration: {step_error: 0.1}")
+            (tmp_path / words[1]).write_text("calibration: {jitter: 0.1, drift: 0.05, drift_s: 4}")
         if words[0] == "run":
             write_runs(tmp_path / next(word[4:] for word in words if word.startswith("out=")), words)
         return 0
@@ -65,7 +65,8 @@ def test_every_stage_is_done_once(commands, tmp_path):
     compared = ["compare", "compare"]
     turn = ["calibrate", "host=live", "host=sim", *["host=sim"] * len(POLICIES)]
     assert kinds(commands) == [*turn, *turn, *compared]
-    assert "hardware.draw=range(3)" in commands[2]
+    scatter = ["hardware.jitter=0.1", "hardware.drift=0.05", "hardware.drift_s=4", "hardware.draw=range(3)"]
+    assert all(word in commands[2] for word in scatter)
     for number in range(2):  # a turn is predicted from its own calibration
         profile = f"hardware.profile=out/small/profiles/turn-{number}.yaml"
         assert all(profile in words for words in commands[number * len(turn) + 1 : (number + 1) * len(turn)])

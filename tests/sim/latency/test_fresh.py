@@ -7,10 +7,10 @@ import pytest
 from tokencake.policies.api import Policy
 from tokencake.sim.config import EngineConfig, SimConfig
 from tokencake.sim.latency.base import MeasuredRange
-from tokencake.sim.latency.jitter import JitterLatency
 from tokencake.sim.latency.linear import LinearCoefficients, LinearLatency, features
 from tokencake.sim.latency.profiles import load_profile
 from tokencake.sim.latency.recorded import RecordedLatency, RecordedStep
+from tokencake.sim.latency.scatter import Scatter, ScatterLatency
 from tokencake.sim.latency.table import LatencyTable, TableLatency
 from tokencake.sim.run import simulate
 from tokencake.traces.schema import LLMNode, Piece, Program
@@ -28,8 +28,8 @@ def table():
     return TableLatency(replace(found, measured=LIMIT))
 
 
-def jittery():
-    return JitterLatency(linear(), 0.2, seed=1)
+def scattered():
+    return ScatterLatency(linear(), Scatter(0.2, drift=0.1, drift_s=0.01), seed=1)
 
 
 def recorded():
@@ -37,7 +37,7 @@ def recorded():
     return RecordedLatency(linear(), played)
 
 
-MODELS = [linear, table, jittery, recorded]
+MODELS = [linear, table, scattered, recorded]
 
 
 def programs():
