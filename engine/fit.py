@@ -26,8 +26,8 @@ _SHARES: Final = np.arange(1, 20) / 20
 _PER_DECADE: Final = 8
 """Correlation times of a slow factor that are tried, per factor of ten."""
 
-_LEAST_SECONDS: Final = 10
-"""A measurement that is shorter says nothing of slow factors."""
+DRIFT_SECONDS: Final = 10
+"""A measurement of fewer seconds says nothing of slow factors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,26 +98,40 @@ def fit_scatter(model: LinearLatency, shapes: Sequence[StepShape], times_us: Seq
 
     The slow factor is that of whole seconds: a schedule hardly feels what is over within one, yet the many steps
     would fit nothing else. The logarithms of measured over predicted seconds are taken for an Ornstein-Uhlenbeck
-    process plus white noise, of which a Kalman filter gives the exact likelihood (Harvey, Forecasting, Structural
-    Time Series Models and the Kalman Filter, section 3.4; the variance is concentrated out); the most likely point
-    of a grid is taken. What lasts longer than the measurement counts as lasting that long. All variance of single
-    steps that is not the slow factor's is their own.
+    process plus white noise, of which a Kalman filter gives the likelihood (Harvey, Forecasting, Structural Time
+    Series Models and the Kalman Filter, section 3.4; the variance is concentrated out); the most likely point of a
+    grid is taken. What lasts longer than the measurement counts as lasting that long. All variance of single steps
+    that is not the slow factor's is their own.
+
+    Where the model is wrong about a load, it is so for as long as the load lasts; that is counted as the slow
+    factor's, too.
     """
     predicted: Floats = np.array([model.step_ps(*shape) / 1e12 for shape in shapes])
     measured: Floats = np.asarray(times_us, dtype=float) / 1e6
-    _, starts = np.unique(np.cumsum(measured) // 1, return_index=True)
-    seconds: Floats = np.add.reduceat(measured, starts)
-    errors = np.log(seconds / np.add.reduceat(predicted, starts))
     total = float(np.var(np.log(measured / predicted)))
-    if len(seconds) < _LEAST_SECONDS:
-        return Scatter(_rounded(total**0.5))
-    count = round(_PER_DECADE * np.log10(len(seconds)))
-    share, lasts = (axis.ravel() for axis in np.meshgrid(_SHARES, np.geomspace(1, len(seconds), count)))
+    ends = np.cumsum(measured)
+    _, starts = np.unique(ends // 1, return_index=True)
+    seconds: Floats = np.add.reduceat(measured, starts)[:-1]  # the last one was cut short
+    duration = float(seconds.sum())
+    if duration < DRIFT_SECONDS:
+        return _scatter(total, 0.0, 0.0)
+    errors = np.log(seconds / np.add.reduceat(predicted, starts)[:-1])
+    times = np.geomspace(1, duration, round(_PER_DECADE * np.log10(duration)))
+    share, lasts = (axis.ravel() for axis in np.meshgrid(_SHARES, times))
     share, lasts = np.append(0.0, share), np.append(1.0, lasts)
     likelihood, variance = _filtered(errors - errors.mean(), seconds, share, lasts)
     best = int(np.argmax(likelihood))
-    slow = float(share[best] * variance[best])
-    return Scatter(_rounded(max(0.0, total - slow) ** 0.5), _rounded(slow**0.5), _rounded(lasts[best]) if slow else 0.0)
+    lasting = float(lasts[best])
+    part = float(seconds.mean()) / lasting
+    averaged = 2 * (part + float(np.expm1(-part))) / part**2  # of the variance is in the mean over such a part
+    slow = float(share[best] * variance[best]) / averaged
+    return _scatter(total, slow, lasting)
+
+
+def _scatter(total: float, slow: float, lasting_s: float) -> Scatter:
+    """Deviations from variances, rounded for people; where they exceed what can be asked for, the most of that."""
+    jitter, drift = (round(min(1.0, max(0.0, variance) ** 0.5), 4) for variance in (total - slow, slow))
+    return Scatter(jitter, drift, round(lasting_s, 2)) if drift else Scatter(jitter)
 
 
 def _filtered(errors: Floats, times_s: Floats, share: Floats, lasts_s: Floats) -> tuple[Floats, Floats]:
@@ -138,10 +152,6 @@ def _filtered(errors: Floats, times_s: Floats, share: Floats, lasts_s: Floats) -
         spread = kept**2 * spread + (1 - kept**2) * share
     variance: Floats = squares / len(errors)
     return -(len(errors) * np.log(variance) + logs) / 2, variance
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.3g}")
 
 
 def _relative(predicted: Floats, measured: Floats) -> float:

@@ -120,6 +120,11 @@ def _latency(hardware: Mapping[str, Any], profile: HardwareProfile) -> tuple[Lat
     model = profile.latency_model()
     recorded, draw = hardware["recorded"], _typed(hardware["draw"], int, "hardware.draw")
     deviations = {key: _typed(hardware[key], float, f"hardware.{key}") for key in ("jitter", "drift", "drift_s")}
+    if recorded is not None:
+        for key, value in (*deviations.items(), ("draw", draw)):
+            if value:
+                raise UsageError(f"hardware.{key}: must be 0 with hardware.recorded, got {value}")
+        return RecordedLatency(model, read_steps(Path(str(recorded)))), True
     try:
         scatter = Scatter(**deviations)
     except ValueError as error:
@@ -127,11 +132,6 @@ def _latency(hardware: Mapping[str, Any], profile: HardwareProfile) -> tuple[Lat
     if draw and not scatter:
         rule = "must be 0 without hardware.jitter or hardware.drift"
         raise UsageError(f"hardware.draw: {rule}, got {draw}: its runs would all be equal")
-    if recorded is not None:
-        for key, deviation in deviations.items():
-            if deviation:
-                raise UsageError(f"hardware.{key}: must be 0 with hardware.recorded, got {deviation}")
-        return RecordedLatency(model, read_steps(Path(str(recorded)))), True
     return (ScatterLatency(model, scatter, draw), True) if scatter else (model, False)
 
 

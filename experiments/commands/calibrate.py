@@ -181,7 +181,14 @@ def _report(out: Path, raw: Path, profile: HardwareProfile, found: "Calibration"
     )
     print(f"  steps: {raw}; use it with hardware.profile={out}")
     scatter = " ".join(f"hardware.{key}={value:g}" for key, value in asdict(found.scatter).items() if value)
-    print(f"  to let simulated steps scatter as these did: {scatter}")
+    drift = "" if found.scatter.drift else f" (no drift; it takes {_drift_seconds()} s of steps to see one)"
+    print(f"  to let simulated steps scatter as these did: {scatter or 'they did not'}{drift}")
+
+
+def _drift_seconds() -> int:
+    from tokencake.engine.fit import DRIFT_SECONDS
+
+    return DRIFT_SECONDS
 
 
 def _window() -> int:

@@ -54,9 +54,9 @@ class Scatter:
 class ScatterLatency(Stepwise):
     """`LatencyModel` whose steps take random factors of another one's times.
 
-    The n-th step of a run always has the n-th factor of its seed. The slow factor moves on exactly, whatever the
-    lengths of steps (``x' = a x + sqrt(1 - a^2) z`` with ``a = exp(-t / drift_s)``). Its time ``t`` is the base's:
-    by their own times, steps of slow seconds would be fewer, and the mean factor of a step less than 1.
+    The n-th step of a run always has the n-th own factor of its seed, and moves the slow one by the n-th draw: exactly,
+    whatever the lengths of steps (``x' = a x + sqrt(1 - a^2) z`` with ``a = exp(-t / drift_s)``). The time ``t`` is the
+    base's: by their own times, steps of slow seconds would be fewer, and the mean factor of a step less than 1.
     """
 
     def __init__(self, base: LatencyModel, scatter: Scatter, seed: int) -> None:
@@ -93,6 +93,7 @@ class ScatterLatency(Stepwise):
         return max(1, round(mean * factor))
 
     def _slow_factor(self) -> float:
-        kept = math.exp(-self._since_s / self._scatter.drift_s)
-        self._slow = kept * self._slow + math.sqrt(1 - kept * kept) * self._normal(0.0, 1.0)
+        passed = self._since_s / self._scatter.drift_s
+        new = math.sqrt(-math.expm1(-2 * passed)) * self._normal(0.0, 1.0)
+        self._slow = math.exp(-passed) * self._slow + new
         return math.exp(self._slow_mean + self._drift * self._slow)

@@ -76,6 +76,10 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
         ),
         (["trace=demo", "hardware.drift=0.1"], "hardware.drift_s: must be > 0 and finite with drift, got 0.0"),
         (["trace=demo", "hardware.drift_s=3"], "hardware.drift_s: must be 0 without drift, got 3"),
+        (
+            ["trace=demo", "hardware.recorded=x", "hardware.drift=0.1"],
+            "hardware.drift: must be 0 with hardware.recorded",
+        ),
         (["trace=demo", "hardware.jitter=2"], "hardware.jitter: must be >= 0 and <= 1, got 2"),
         (["trace=demo", "bounds.infinite_kv=7"], "bounds.infinite_kv: must be bool"),
         (["trace=demo", "seed=one"], "seed: must be int, got 'one'"),

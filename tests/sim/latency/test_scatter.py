@@ -35,6 +35,13 @@ def test_factors_have_mean_one_and_the_deviation_asked_for(scatter):
     assert pstdev(drawn) == pytest.approx(0.2, rel=0.05)
 
 
+def test_a_run_may_begin_in_a_slow_hour():
+    """The first factor scatters like any other, however long the drift."""
+    first = [factors(Scatter(0.0, 0.2, 3600.0), seed, 1)[0] for seed in range(2000)]
+    assert fmean(first) == pytest.approx(1, abs=0.015)
+    assert pstdev(first) == pytest.approx(0.2, rel=0.1)
+
+
 def test_jitter_is_over_with_its_step():
     logs = [math.log(factor) for factor in factors(Scatter(0.2), 1, 20_000)]
     assert correlation(logs[1:], logs[:-1]) == pytest.approx(0, abs=0.03)
