@@ -52,10 +52,10 @@ class Calibration:
     """What a machine was found to cost.
 
     Attributes:
-        coefficients: Of a step.
+        coefficients: Of a step; fitted to all steps.
         link: Of copies between the tiers.
-        error: On the held-out half of the steps.
-        scatter: Of all steps around the fit.
+        error: Of a fit to half of the steps, on the other half.
+        scatter: Of all steps around the fit to all.
         steps: All measured steps.
         clock: Which time the fit is of.
         load_average: Of the machine, before and after.
@@ -78,7 +78,9 @@ def calibrate(
     clock: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Calibration:
-    """Measure for about ``seconds``, fit one half of the steps, and judge by the other.
+    """Measure for about ``seconds``, fit one half of the steps, judge that by the other, then fit all of them.
+
+    So the error is of a fit to half as many steps as the one that is returned, and promises rather too little.
 
     Args:
         runtime: An idle engine with vLLM's own scheduler.
@@ -96,13 +98,13 @@ def calibrate(
     link = measure_link(runtime)
     load = (before, os.getloadavg()[0])
 
-    def times(chosen: Sequence[MeasuredStep]) -> list[float]:
-        return [step.cpu_us if clock == "cpu" else step.wall_us for step in chosen]
+    def measured(chosen: Sequence[MeasuredStep]) -> tuple[list[StepShape], list[float]]:
+        times = [step.cpu_us if clock == "cpu" else step.wall_us for step in chosen]
+        return [step.shape for step in chosen], times
 
-    coefficients = fit_linear([step.shape for step in fitted], times(fitted))
-    model = LinearLatency(coefficients)
-    error = fit_error(model, [step.shape for step in held_out], times(held_out))
-    scatter = fit_scatter(model, [step.shape for step in steps], times(steps))  # one half alone would have gaps
+    error = fit_error(LinearLatency(fit_linear(*measured(fitted))), *measured(held_out))
+    coefficients = fit_linear(*measured(steps))
+    scatter = fit_scatter(LinearLatency(coefficients), *measured(steps))
     return Calibration(coefficients, link, error, scatter, tuple(steps), clock, load)
 
 

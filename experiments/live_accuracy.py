@@ -2,9 +2,9 @@
 
 ``python -m tokencake.experiments.live_accuracy OUT`` makes the tables of ``docs/validation.md``. The traces
 are those of the demo generator; the calibration runs an invented load that has nothing to do with them. How fast
-a machine is changes within minutes, so each turn, in which every policy runs once, has a calibration right before
-it, and is predicted from that one alone. Two idle cores need about three quarters of an hour. It can be ended and
-begun again: turns that were measured are kept, and so is what was simulated; what was made otherwise is refused.
+a machine is changes within minutes, so each live run has a calibration right before it, and is predicted from that
+one alone. In a turn every policy runs once. It can be ended and begun again: what was measured is kept, and so is what
+was simulated; what was made otherwise is refused.
 
 Everything is done with `tokencake` commands, and printed as such, so that any part can be run alone.
 """
@@ -21,7 +21,6 @@ import yaml
 
 from tokencake.experiments.arguments import Parser, exit_code
 from tokencake.experiments.cli import main
-from tokencake.experiments.results import find_runs, jobs_of
 from tokencake.experiments.resuming import is_done
 
 
@@ -53,8 +52,23 @@ SETTINGS = {
             "trace.tool_scale=0.5",
         ),
     ),
+    "rush": Setting(
+        ("vllm", "vllm-offload", "infercept", "cachedattention", "tokencake", "srpf", "critical-path"),
+        (
+            "trace.qps=100",
+            "trace.programs_count=28",
+            "trace.task_tokens=500",
+            "trace.system_tokens=300",
+            "trace.output_tokens=60",
+            "trace.tool_scale=0.25",
+        ),
+    ),
 }
-"""Without a CPU tier, programs with long tools; with one, more programs with short tools."""
+"""Without a CPU tier, programs with long tools; with one, more programs with short tools; and all of them at once.
+
+In the first two, policies are about as good as each other. The third is for their order: traces, and policies that the
+simulator puts apart, were chosen by simulation alone.
+"""
 
 
 def run(words: Sequence[str] | None = None) -> None:
@@ -67,7 +81,7 @@ def run(words: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m tokencake.experiments.live_accuracy", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path, help="directory for profiles, runs and tables")
     parser.add_argument("--model", default="s", help="model of the live engine; default: s")
-    parser.add_argument("--seconds", type=int, default=45, help="time for each calibration; default: 45")
+    parser.add_argument("--seconds", type=int, default=30, help="time for each calibration; default: 30")
     parser.add_argument("--turns", type=int, default=6, help="live runs of every policy; default: 6")
     parser.add_argument(
         "--draws", type=int, default=20, help="simulated runs for each live one, whose step times scatter; default: 20"
@@ -80,50 +94,52 @@ def run(words: Sequence[str] | None = None) -> None:
 
 def _measure(out: Path, setting: Setting, chosen: Namespace) -> None:
     for turn in range(chosen.turns):
-        _turn(out, turn, setting, chosen)
+        measurements = [_Measurement(out, turn, policy, setting, chosen) for policy in setting.policies]
+        for measurement in measurements:
+            measurement.measure()
+        for measurement in measurements:
+            measurement.predict()
     for against, name in (("sim", "predicted"), ("replayed", "recorded")):
         _command("compare", str(out / "live"), str(out / against), f"--out={out / name}", "--overwrite")
 
 
-def _turn(out: Path, turn: int, setting: Setting, chosen: Namespace) -> None:
-    """Calibrate, run every policy once, and predict that from this calibration alone.
+class _Measurement:
+    """One live run, the calibration right before it, and what is simulated with that calibration alone."""
 
-    A turn that was ended early begins anew: its calibration is no longer right before it.
-    """
-    profile = out / "profiles" / f"turn-{turn}.yaml"
-    live, predicted, replayed = (out / name / f"turn-{turn}" for name in ("live", "sim", "replayed"))
-    if not (profile.exists() and _whole(live)):
-        for directory in (live, predicted, replayed):
-            shutil.rmtree(directory, ignore_errors=True)
-        profile.unlink(missing_ok=True)
-        profile.parent.mkdir(parents=True, exist_ok=True)
-        _command("calibrate", str(profile), f"--model={chosen.model}", f"--seconds={chosen.seconds}")
-    common = ["+experiment=tiny", "trace=demo", f"hardware.profile={profile}", *setting.words]
-    policies = f"policy={','.join(setting.policies)}"
-    own = (f"live.model={chosen.model}", f"live.repeat={turn}", policies)
-    _command("run", "-m", "host=live", *own, *common, *_into(live))
-    scatter = (*_scatter(profile), f"hardware.draw=range({chosen.draws})")
-    _command("run", "-m", "host=sim", policies, *scatter, *common, *_into(predicted))
-    for measured in find_runs([live]):
-        one = (f"policy={measured.summary['policy']}", f"live.repeat={turn}", f"hardware.recorded={measured.path}")
-        _command("run", "host=sim", *one, *common, *_into(replayed / measured.path.relative_to(live)))
+    def __init__(self, out: Path, turn: int, policy: str, setting: Setting, chosen: Namespace) -> None:
+        place = Path(f"turn-{turn}") / policy
+        self._profile = out / "profiles" / place.with_suffix(".yaml")
+        self._live, self._predicted, self._replayed = (out / name / place for name in ("live", "sim", "replayed"))
+        self._chosen = chosen
+        self._one = (f"policy={policy}", f"live.repeat={turn}")
+        self._common = ("+experiment=tiny", "trace=demo", f"hardware.profile={self._profile}", *setting.words)
 
+    def measure(self) -> None:
+        """Calibrate and run, unless that is done.
 
-def _whole(sweep: Path) -> bool:
-    """Whether every job of a sweep is there and went to its end."""
-    jobs = jobs_of(sweep)
-    return bool(jobs) and all(is_done(sweep / job) for job in jobs)
+        A run that was ended early begins anew: its calibration is no longer right before it.
+        """
+        model = self._chosen.model
+        if not (self._profile.exists() and is_done(self._live)):
+            for directory in (self._live, self._predicted, self._replayed):
+                shutil.rmtree(directory, ignore_errors=True)
+            self._profile.unlink(missing_ok=True)
+            _command("calibrate", str(self._profile), f"--model={model}", f"--seconds={self._chosen.seconds}")
+        _command("run", "host=live", f"live.model={model}", *self._one, *self._common, *_into(self._live))
+
+    def predict(self) -> None:
+        """Simulate it with step times that scatter as the calibration's did, and with the times that it recorded."""
+        calibration = yaml.safe_load(self._profile.read_text(encoding="utf-8"))["calibration"]
+        scatter = [f"hardware.{key}={calibration[key]}" for key in ("jitter", "drift", "drift_s")]
+        draws = f"hardware.draw=range({self._chosen.draws})"
+        _command("run", "-m", "host=sim", self._one[0], *scatter, draws, *self._common, *_into(self._predicted))
+        recorded = f"hardware.recorded={self._live}"
+        _command("run", "host=sim", *self._one, recorded, *self._common, *_into(self._replayed))
 
 
 def _into(out: Path) -> tuple[str, str]:
     """Where runs go; those that an earlier attempt left there are kept, if they are the same."""
     return f"out={out}", "resume=true"
-
-
-def _scatter(profile: Path) -> tuple[str, ...]:
-    """How step times scatter, as the calibration found it."""
-    calibration = yaml.safe_load(profile.read_text(encoding="utf-8"))["calibration"]
-    return tuple(f"hardware.{key}={calibration[key]}" for key in ("jitter", "drift", "drift_s"))
 
 
 def _command(*words: str) -> None:

@@ -60,41 +60,61 @@ def kinds(given):
     return [words[0] if words[0] != "run" else next(w for w in words if w.startswith("host=")) for words in given]
 
 
+MEASURED = ["calibrate", "host=live"] * len(POLICIES)
+PREDICTED = ["host=sim", "host=sim"] * len(POLICIES)
+COMPARED = ["compare", "compare"]
+
+
 def test_every_stage_is_done_once(commands, tmp_path):
     live_accuracy.run(["out", "--turns=2", "--draws=3"])
-    compared = ["compare", "compare"]
-    turn = ["calibrate", "host=live", "host=sim", *["host=sim"] * len(POLICIES)]
-    assert kinds(commands) == [*turn, *turn, *compared]
-    scatter = ["hardware.jitter=0.1", "hardware.drift=0.05", "hardware.drift_s=4", "hardware.draw=range(3)"]
-    assert all(word in commands[2] for word in scatter)
-    for number in range(2):  # a turn is predicted from its own calibration
-        profile = f"hardware.profile=out/small/profiles/turn-{number}.yaml"
-        assert all(profile in words for words in commands[number * len(turn) + 1 : (number + 1) * len(turn)])
+    assert kinds(commands) == [*MEASURED, *PREDICTED, *MEASURED, *PREDICTED, *COMPARED]
     commands.clear()
     before = files(tmp_path)
     live_accuracy.run(["out", "--turns=2", "--draws=3"])
-    assert kinds(commands) == [*turn[1:], *turn[1:], *compared]
+    again = [kind for kind in MEASURED if kind != "calibrate"]
+    assert kinds(commands) == [*again, *PREDICTED, *again, *PREDICTED, *COMPARED]
     assert files(tmp_path) == before
 
 
+def test_a_run_is_predicted_from_the_calibration_right_before_it(commands):
+    live_accuracy.run(["out", "--turns=2", "--draws=3"])
+    scatter = {"hardware.jitter=0.1", "hardware.drift=0.05", "hardware.drift_s=4", "hardware.draw=range(3)"}
+    for turn in range(2):
+        for policy in POLICIES:
+            place = f"turn-{turn}/{policy}"
+            about = [words for words in commands if any(word.endswith((place, f"{place}.yaml")) for word in words[1:])]
+            calibrate, live, predicted, replayed = about
+            assert calibrate[1] == f"out/small/profiles/{place}.yaml"
+            assert commands.index(live) == commands.index(calibrate) + 1
+            for words in (live, predicted, replayed):
+                assert {f"policy={policy}", f"hardware.profile={calibrate[1]}"} <= set(words)
+            assert scatter <= set(predicted)
+            assert f"hardware.recorded=out/small/live/{place}" in replayed
+            assert f"live.repeat={turn}" in live and f"live.repeat={turn}" in replayed
+
+
 @pytest.mark.parametrize("what", ["missing", "interrupted"])
-def test_a_turn_that_was_ended_early_begins_anew(what, commands, tmp_path):
+def test_a_run_that_was_ended_early_begins_anew(what, commands, tmp_path):
     """With its calibration, and without predictions from the one before."""
     live_accuracy.run(["out", "--turns=2"])
     commands.clear()
     small = tmp_path / "out" / "small"
-    summary = next((small / "live" / "turn-1").glob("vllm-priority_*/summary.json"))
+    summary = small / "live" / "turn-1" / "vllm-priority" / "summary.json"
     if what == "missing":
         summary.unlink()
     else:
         summary.write_text(json.dumps(json.loads(summary.read_text()) | {"interrupted": True}))
-    for name in ("profiles/turn-1.yaml", "sim/turn-1/old", "replayed/turn-1/old", "sim/turn-0/old"):
-        (small / name).write_text("old")
+    profile = small / "profiles" / "turn-1" / "vllm-priority.yaml"
+    profile.write_text("old")
+    places = [f"{name}/turn-1/{policy}" for name in ("sim", "replayed") for policy in POLICIES]
+    for place in places:
+        (small / place / "old").write_text("old")
     live_accuracy.run(["out", "--turns=2"])
-    done = ["host=live", "host=sim", *["host=sim"] * len(POLICIES)]
-    assert kinds(commands) == [*done, "calibrate", *done, "compare", "compare"]
-    assert [str(p.relative_to(small)) for p in small.rglob("*") if p.name == "old"] == ["sim/turn-0/old"]
-    assert (small / "profiles" / "turn-1.yaml").read_text() != "old"
+    again = [kind for kind in MEASURED if kind != "calibrate"]
+    assert kinds(commands) == [*again, *PREDICTED, *again[:-1], "calibrate", again[-1], *PREDICTED, *COMPARED]
+    left = sorted(str(p.parent.relative_to(small)) for p in small.rglob("*") if p.name == "old")
+    assert left == [place for place in sorted(places) if not place.endswith("priority")]
+    assert profile.read_text() != "old"
 
 
 def test_more_draws_are_more_draws(commands, tmp_path):

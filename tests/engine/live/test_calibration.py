@@ -69,6 +69,19 @@ def test_the_load_stays_within_the_engine_and_comes_back():
     assert {next(levels) for _ in range(40 * 200)} == {1, 2, 4, 8}
 
 
+def test_the_error_is_of_a_fit_to_one_half_and_the_coefficients_are_of_all(monkeypatch):
+    seen = shapes(4000, seed=1)
+    slower = [1.0 if (i // 40) % 2 == 0 else 1.2 for i in range(len(seen))]  # the half that is held out
+    times = [time * factor for time, factor in zip(times_us(seen), slower, strict=True)]
+    steps = [MeasuredStep(shape, 0.0, time, i // 40) for i, (shape, time) in enumerate(zip(seen, times, strict=True))]
+    monkeypatch.setattr("tokencake.engine.calibrate.measure_steps", lambda *arguments, **more: steps)
+    monkeypatch.setattr("tokencake.engine.calibrate.measure_link", lambda runtime: None)
+    found = calibrate(None, seconds=5)
+    assert found.error.total == pytest.approx(1 / 1.2 - 1, abs=0.01)
+    fitted = LinearLatency(found.coefficients)
+    assert sum(fitted.step_ps(*shape) / 1e6 for shape in seen) == pytest.approx(sum(times), rel=0.01)
+
+
 def test_a_real_engine_is_measured(runtime):
     free = runtime.scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
     seen = []
