@@ -24,7 +24,7 @@
 4.0
 
 One application makes as many programs as wanted: ``{program}`` in the name of a content or result
-becomes the program's name, so each can have a task of its own.
+becomes the program's name, so each can have a task of its own; times count from its arrival.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class FuncNode:
 
 
 PromptItem = PromptPart | tuple[str, int]
+OutputItem = Piece | tuple[str, int]
 
 
 class AppBuilder:
@@ -116,8 +117,10 @@ class AppBuilder:
         after: Sequence[Call | FuncNode] | None = None,
         id: str | None = None,  # noqa: A002 - the word of the trace format
         max_tokens: int | None = None,
+        output: Sequence[OutputItem] | None = None,
         output_id: str | None = None,
         delay_s: float = 0.0,
+        at_s: float | None = None,
         importance: float = 0.0,
         critical: bool = False,
         labels: Labels | None = None,
@@ -131,8 +134,11 @@ class AppBuilder:
             after: what must be done first; by default the nodes that the prompt names.
             id: its name; by default the agent's, with a number when that is taken.
             max_tokens: the declared limit, if any.
+            output: what its output is, as ``(content, tokens)`` pairs, for what later prompts hold elsewhere; by
+                default it follows from the prompt.
             output_id: makes its output differ from that of calls with the same prompt.
             delay_s: think time before it, in seconds.
+            at_s: seconds after the program arrives before which a run with ``workload.calls=timed`` does not start it.
             importance: its weight for the application.
             critical: whether it is on the critical path.
             labels: free facts.
@@ -140,7 +146,7 @@ class AppBuilder:
         Raises:
             BadInput: when the id is taken.
         """
-        parts = tuple(Piece(*item) if isinstance(item, tuple) else item for item in prompt)
+        parts = tuple(_piece(item) if isinstance(item, tuple) else item for item in prompt)
         if after is None:
             before = tuple(dict.fromkeys(part.node for part in parts if not isinstance(part, Piece)))
         else:
@@ -155,8 +161,10 @@ class AppBuilder:
                 prompt=parts,
                 output_tokens=output_tokens,
                 max_tokens=max_tokens,
+                output=None if output is None else tuple(_piece(item) for item in output),
                 output_id=output_id,
                 delay_s=delay_s,
+                at_s=at_s,
                 importance=importance,
                 critical=critical,
                 labels=dict(labels or {}),
@@ -176,6 +184,7 @@ class AppBuilder:
         result_id: str | None = None,
         id: str | None = None,  # noqa: A002 - the word of the trace format
         delay_s: float = 0.0,
+        at_s: float | None = None,
         importance: float = 0.0,
         critical: bool = False,
         labels: Labels | None = None,
@@ -193,6 +202,7 @@ class AppBuilder:
             result_id: content of its result; by default unique to this node and program.
             id: its name; by default the tool's, with a number when that is taken.
             delay_s: think time before it, in seconds.
+            at_s: seconds after the program arrives before which a run with ``workload.calls=timed`` does not start it.
             importance: its weight for the application.
             critical: whether it is on the critical path.
             labels: free facts.
@@ -219,6 +229,7 @@ class AppBuilder:
                 result_tokens=result_tokens,
                 result_id=result_id,
                 delay_s=delay_s,
+                at_s=at_s,
                 stages=tuple(stages),
                 importance=importance,
                 critical=critical,
@@ -239,7 +250,7 @@ class AppBuilder:
         Raises:
             BadInput: naming the field, value and rule of what is wrong.
         """
-        nodes = tuple(_named(node, name) for node in self._nodes.values())
+        nodes = tuple(_of_program(node, name, arrival_s) for node in self._nodes.values())
         return validate_program(Program(name, self.app, arrival_s, nodes, dict(labels or {})))
 
     def _add(self, node: Node) -> None:
@@ -255,14 +266,20 @@ class AppBuilder:
         return name
 
 
-def _named(node: Node, program: str) -> Node:
-    """Return the node with ``{program}`` filled in."""
+def _piece(item: OutputItem) -> Piece:
+    return item if isinstance(item, Piece) else Piece(*item)
+
+
+def _of_program(node: Node, program: str, arrival_s: float) -> Node:
+    """Return the node with ``{program}`` filled in, and its absolute time."""
+    if node.at_s is not None:
+        node = replace(node, at_s=round(arrival_s + node.at_s, 6))
     if isinstance(node, ToolNode):
-        if node.result_id is None:
-            return node
-        return replace(node, result_id=node.result_id.replace(_SLOT, program))
-    parts = [
-        Piece(part.content.replace(_SLOT, program), part.tokens) if isinstance(part, Piece) else part
-        for part in node.prompt
-    ]
-    return replace(node, prompt=tuple(parts))
+        return node if node.result_id is None else replace(node, result_id=node.result_id.replace(_SLOT, program))
+    prompt = tuple(_named(part, program) if isinstance(part, Piece) else part for part in node.prompt)
+    output = None if node.output is None else tuple(_named(piece, program) for piece in node.output)
+    return replace(node, prompt=prompt, output=output)
+
+
+def _named(piece: Piece, program: str) -> Piece:
+    return Piece(piece.content.replace(_SLOT, program), piece.tokens)

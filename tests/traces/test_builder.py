@@ -5,7 +5,7 @@ import pytest
 from tokencake.traces.builder import AppBuilder, Stage
 from tokencake.traces.errors import BadInput
 from tokencake.traces.resolve import resolve
-from tokencake.traces.schema import LLMNode, ToolNode
+from tokencake.traces.schema import LLMNode, Piece, ToolNode
 
 
 def test_names_edges_and_defaults() -> None:
@@ -45,6 +45,22 @@ def test_one_application_makes_many_programs() -> None:
     app.call(app.agent("a"), prompt=[("system", 3), ("task-{program}", 4), tool.result], output_tokens=1)
     prompts = [resolve(app.program(name))["a"].prompt for name in ("p", "q")]
     assert prompts == [(("system", 3), (f"task-{n}", 4), (f"r:file-{n}", 2)) for n in ("p", "q")]
+
+
+def test_outputs_and_times_are_of_the_program() -> None:
+    app = AppBuilder("x")
+    call = app.call(
+        app.agent("a"), prompt=[("s", 5)], output_tokens=3, output=[("said-{program}", 2), Piece("end", 1)], at_s=0.5
+    )
+    app.func("search", after=[call], duration_s=1.0, at_s=2)
+    app.call(app.agent("b"), prompt=[call.output], after=[call], output_tokens=1)
+    for name, arrival_s in (("p", 0.0), ("q", 10.0)):
+        program = app.program(name, arrival_s=arrival_s)
+        assert [node.at_s for node in program.nodes] == [arrival_s + 0.5, arrival_s + 2, None]
+        assert resolve(program)["b"].prompt == ((f"said-{name}", 2), ("end", 1))
+    app.call(app.agent("c"), prompt=[("s", 5)], output_tokens=3, output=[("said", 2)])
+    with pytest.raises(BadInput, match=r"output: must add up to output_tokens \(3\), got 2"):
+        app.program("r")
 
 
 def test_errors_come_early_and_name_the_rule() -> None:
