@@ -44,7 +44,7 @@ class MeasuredStep:
 
 
 class TooShortError(ValueError):
-    """Too few steps were measured to say what a step costs."""
+    """Too little was measured to say what a step or a copy costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,12 @@ def calibrate(
         progress: Called with the number of steps measured.
 
     Raises:
-        TooShortError: There was no time for both halves.
+        TooShortError: There was no time for both halves, or to see what a copy costs.
     """
     before = os.getloadavg()[0]
     steps = measure_steps(runtime, seconds=seconds, seed=seed, progress=progress)
     fitted, held_out = halves(steps)
-    link = measure_link(runtime)
+    link = measure_link(runtime, clock=clock)
     load = (before, os.getloadavg()[0])
 
     def measured(chosen: Sequence[MeasuredStep]) -> tuple[list[StepShape], list[float]]:
@@ -170,12 +170,16 @@ def rows(steps: Sequence[MeasuredStep]) -> dict[str, list[Any]]:
     return columns | {name: [getattr(step, name) for step in steps] for name in ("episode", "wall_us", "cpu_us")}
 
 
-def measure_link(runtime: Runtime, *, repeats: int = 7, seed: int = 0) -> LinkRates:
+def measure_link(runtime: Runtime, *, clock: str = "cpu", repeats: int = 7, seed: int = 0) -> LinkRates:
     """Time copies of scattered blocks both ways; the fixed cost is the dearer direction's.
 
     A copy of ``n`` blocks takes ``fixed + n * block bytes / bandwidth``; each size counts with the
     median of its repeats. Blocks are overwritten, so nothing may be cached that is still wanted.
+
+    Raises:
+        TooShortError: Copies of many blocks took no longer than those of few.
     """
+    which = ("wall", "cpu").index(clock)
     copies = KvCopies(runtime.kv_tensors)
     random = Random(seed)
     most = min(runtime.limits.blocks - 1, 256)
@@ -188,9 +192,9 @@ def measure_link(runtime: Runtime, *, repeats: int = 7, seed: int = 0) -> LinkRa
             chosen, slots = random.sample(blocks, size), random.sample(range(2 * most), size)
             watch = Stopwatch()
             copies.store(chosen, slots)
-            stored = watch.lap_ns()[0]
+            stored = watch.lap_ns()[which]
             copies.load(slots, chosen)
-            loaded = watch.lap_ns()[0]
+            loaded = watch.lap_ns()[which]
             if repeat:  # the first one touches new memory
                 samples["d2h"].append(stored)
                 samples["h2d"].append(loaded)
@@ -203,8 +207,14 @@ def measure_link(runtime: Runtime, *, repeats: int = 7, seed: int = 0) -> LinkRa
 
 
 def _line(size_bytes: Any, times_us: Any) -> tuple[float, float]:
-    """Bandwidth in 1e9 bytes/s and fixed cost in microseconds, by least squares on relative errors."""
+    """Bandwidth in 1e9 bytes/s and fixed cost in microseconds, by least squares on relative errors.
+
+    Raises:
+        TooShortError: Nothing says what a byte costs.
+    """
     weights = 1 / times_us
     inputs = np.stack([size_bytes * weights, weights], axis=1)
     (per_byte, fixed), *_ = np.linalg.lstsq(inputs, np.ones(len(times_us)), rcond=None)
+    if per_byte <= 0:
+        raise TooShortError(f"copies of {size_bytes[-1]} bytes took no longer than those of {size_bytes[0]}")
     return float(f"{1e-3 / per_byte:.3g}"), max(0.0, float(fixed))

@@ -42,18 +42,24 @@ class KvCopies:
                 host.index_copy_(0, offsets, layer.index_select(0, chosen.to(layer.device)).to(host.device))
 
     def stage(self, slots: Sequence[int]) -> Staged:
-        """Copy slots aside, in two passes as :meth:`load` would take; done when it returns."""
+        """Copy slots aside, to the engine's device; done when it returns.
+
+        It takes what :meth:`load` takes: what is scattered in host memory is put together, and goes over once more.
+        """
         return [
-            [host.index_select(0, offsets).clone() for host in slab]
+            [
+                host.index_select(0, offsets).to(layer.device, copy=True)
+                for layer, host in zip(self._layers, slab, strict=True)
+            ]
             for slab, _, offsets in self._by_slab(range(len(slots)), slots)
         ]
 
     def load(self, slots: Sequence[int], blocks: Sequence[int], staged: Staged | None = None) -> None:
         """Copy slots, or what was staged of them, to blocks of the engine; done when it returns."""
-        staged = staged or self.stage(slots)
-        for (_, chosen, _), layers in zip(self._by_slab(blocks, slots), staged, strict=True):
-            for layer, data in zip(self._layers, layers, strict=True):
-                layer.index_copy_(0, chosen.to(layer.device), data.to(layer.device))
+        for number, (slab, chosen, offsets) in enumerate(self._by_slab(blocks, slots)):
+            for i, (layer, host) in enumerate(zip(self._layers, slab, strict=True)):
+                data = host.index_select(0, offsets).to(layer.device) if staged is None else staged[number][i]
+                layer.index_copy_(0, chosen.to(layer.device), data)
 
     def _by_slab(
         self, blocks: Sequence[int], slots: Sequence[int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
@@ -50,8 +51,8 @@ class FitError:
 def fit_linear(shapes: Sequence[StepShape], times_us: Sequence[float]) -> LinearCoefficients:
     """Least squares with non-negative coefficients; the variance of a step is taken to grow with its time.
 
-    With these weights the mean relative error is zero, so that sums of steps come out right; times are
-    skewed (something else ran meanwhile), and a fit of medians would promise too little.
+    With these weights the steps take as long in all as they did (and the mean relative error is zero, unless the
+    constant is); times are skewed (something else ran meanwhile), and a fit of medians would promise too little.
 
     Args:
         shapes: What was computed.
@@ -68,17 +69,21 @@ def fit_linear(shapes: Sequence[StepShape], times_us: Sequence[float]) -> Linear
 
 
 def _non_negative(inputs: Floats, times: Floats) -> Floats:
-    """Least squares where the most negative coefficient is dropped until none is left."""
-    active = [i for i in range(inputs.shape[1]) if inputs[:, i].any()]
-    while True:
-        found, *_ = np.linalg.lstsq(inputs[:, active], times, rcond=None)
-        worst = int(np.argmin(found))
-        if found[worst] >= 0:
-            break
-        del active[worst]
-    solution = np.zeros(inputs.shape[1])
-    solution[active] = found
-    return solution
+    """The non-negative least-squares solution: the best of all sets of columns whose own solution is non-negative.
+
+    (Lawson and Hanson, Solving Least Squares Problems, ch. 23, find it with fewer sets; here there are 63.)
+    """
+    present = [i for i in range(inputs.shape[1]) if inputs[:, i].any()]
+    best, least = np.zeros(inputs.shape[1]), float(times @ times)
+    for count in range(len(present), 0, -1):
+        for active in map(list, combinations(present, count)):
+            found, *_ = np.linalg.lstsq(inputs[:, active], times, rcond=None)
+            error = float(np.sum((inputs[:, active] @ found - times) ** 2))
+            if found.min() >= 0 and error < least:
+                least = error
+                best = np.zeros(inputs.shape[1])
+                best[active] = found
+    return best
 
 
 def fit_error(model: LinearLatency, shapes: Sequence[StepShape], times_us: Sequence[float]) -> FitError:

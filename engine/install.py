@@ -11,6 +11,7 @@ _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # it would not take the logits processor of `tokencake.engine.forced`
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
 }

@@ -153,11 +153,11 @@ class LiveHost(EngineHost):
 
     def drain(self) -> None:
         """Let the model forget its calls, whatever became of them."""
+        self.vllm.hooks = None  # the run is over: nobody is asked, and nothing is logged
         requests = list(self.vllm.requests)
         if requests:
             from vllm.v1.request import RequestStatus
 
-            self.vllm.hooks = None
             self.vllm.finish_requests(requests, RequestStatus.FINISHED_ABORTED)
         self._runtime.execute(self.vllm.schedule())
 
@@ -193,7 +193,7 @@ def live_host(
 
 
 def play(host: LiveHost, progress: Callable[[int], None] | None = None) -> bool:
-    """Run a host, to its end or to the first SIGINT, and leave its model idle; whether it came to its end.
+    """Run a host, to its end or to the first SIGINT, and leave its model idle; whether it was left alone until its end.
 
     Raises:
         StuckError: The policy leaves calls waiting for ever.
@@ -206,4 +206,4 @@ def play(host: LiveHost, progress: Callable[[int], None] | None = None) -> bool:
             return False
         finally:
             host.drain()
-    return True
+    return not host.clock.stop.is_set()

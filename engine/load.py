@@ -30,15 +30,15 @@ class Load:
         self._longest = max_model_len
         self._vocab = vocab
         self._past: list[list[int]] = []
-        levels = [0, *(1 << k for k in range(max_num_seqs.bit_length())), max_num_seqs]
-        self._levels = sorted({level for level in levels if level <= max_num_seqs})
+        levels = {*(1 << k for k in range(max_num_seqs.bit_length())), max_num_seqs}
+        self._levels = [1, *sorted(levels)]  # a lone request, as in an engine with little to do, counts twice
 
     def under_way(self) -> Iterator[int]:
-        """How many requests should be under way, step by step; 0 lets the engine run empty."""
+        """How many requests should be under way, step by step."""
         while True:
             level = self._random.choice(self._levels)
             for _ in range(self.EPISODE):
-                yield max(1, level)
+                yield level
 
     def request(self) -> tuple[list[int], int]:
         """Prompt and output length of one more request."""

@@ -90,7 +90,6 @@ class Runtime:
 
             from tokencake.engine.forced import ForcedOutput
 
-            model.ensure()
             torch.set_num_threads(1)  # the environment comes too late where torch was imported before
             arguments = EngineArgs(
                 model=str(model.folder),
@@ -106,6 +105,7 @@ class Runtime:
                 enable_prefix_caching=True,
                 enable_chunked_prefill=True,
                 enforce_eager=True,
+                async_scheduling=False,
                 use_tqdm_on_load=False,
                 seed=0,
                 disable_log_stats=True,
@@ -113,11 +113,12 @@ class Runtime:
                 **adapter,
             )
             try:
+                model.ensure()
                 with _silent():
                     config = arguments.create_engine_config()
                     self.core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
-            except (ValueError, RuntimeError, OSError) as error:
-                reason = " ".join(str(error).split())
+            except Exception as error:  # a broken model folder makes vLLM and its loaders raise anything
+                reason = " ".join(str(error).split()) or type(error).__name__
                 raise EngineStartError(f"vLLM does not start with {model.folder}: {reason}") from error
         Runtime._open = True  # vLLM keeps what its workers share in globals
         self.model = model

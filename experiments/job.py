@@ -79,7 +79,7 @@ class Job:
         label = f"{policy_name(self.config['policy'])} on {self.trace.label}"
         load = os.getloadavg()[0]
         policy = self.policy()
-        with progress(label, "program", self.trace.count) as report:
+        with progress(label, "program", self.trace.count, ticking=self.config["host"] != "live") as report:
             try:
                 result = self.host(self.trace, self.sim, policy, progress=report)
             except HookError as error:

@@ -16,11 +16,13 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from tokencake.experiments.arguments import Parser, exit_code
 from tokencake.experiments.cli import main
+from tokencake.experiments.errors import UsageError
 from tokencake.experiments.resuming import is_done
 
 
@@ -75,7 +77,7 @@ def run(words: Sequence[str] | None = None) -> None:
     """Do all of it; what an earlier attempt did is kept, if it is the same.
 
     Raises:
-        UsageError: a word that is no argument.
+        UsageError: a word that is no argument, or measurements that were made otherwise.
         SystemExit: a command failed; it has said why.
     """
     parser = Parser(prog="python -m tokencake.experiments.live_accuracy", description=(__doc__ or "").split("\n")[0])
@@ -100,41 +102,59 @@ def _measure(out: Path, setting: Setting, chosen: Namespace) -> None:
         for measurement in measurements:
             measurement.predict()
     for against, name in (("sim", "predicted"), ("replayed", "recorded")):
-        _command("compare", str(out / "live"), str(out / against), f"--out={out / name}", "--overwrite")
+        sides = [str(out / side / _turn(turn)) for side in ("live", against) for turn in range(chosen.turns)]
+        _command("compare", *sides, f"--out={out / name}", "--overwrite")
+
+
+def _turn(number: int) -> str:
+    return f"turn-{number}"
 
 
 class _Measurement:
     """One live run, the calibration right before it, and what is simulated with that calibration alone."""
 
     def __init__(self, out: Path, turn: int, policy: str, setting: Setting, chosen: Namespace) -> None:
-        place = Path(f"turn-{turn}") / policy
+        place = Path(_turn(turn)) / policy
         self._profile = out / "profiles" / place.with_suffix(".yaml")
         self._live, self._predicted, self._replayed = (out / name / place for name in ("live", "sim", "replayed"))
         self._chosen = chosen
-        self._one = (f"policy={policy}", f"live.repeat={turn}")
-        self._common = ("+experiment=tiny", "trace=demo", f"hardware.profile={self._profile}", *setting.words)
+        what = ("+experiment=tiny", "trace=demo", *setting.words)
+        # Predictions are given the repeat, too, so that they are compared turn by turn.
+        self._common = (f"policy={policy}", f"live.repeat={turn}", f"hardware.profile={self._profile}", *what)
 
     def measure(self) -> None:
         """Calibrate and run, unless that is done.
 
         A run that was ended early begins anew: its calibration is no longer right before it.
+
+        Raises:
+            UsageError: it is done, with a calibration of another length.
         """
         model = self._chosen.model
-        if not (self._profile.exists() and is_done(self._live)):
+        if self._profile.exists() and is_done(self._live):
+            seconds = self._calibration()["seconds"]
+            if seconds != self._chosen.seconds:
+                raise UsageError(f"--seconds {self._chosen.seconds}: {self._profile} was measured for {seconds:g} s")
+        else:
             for directory in (self._live, self._predicted, self._replayed):
                 shutil.rmtree(directory, ignore_errors=True)
             self._profile.unlink(missing_ok=True)
             _command("calibrate", str(self._profile), f"--model={model}", f"--seconds={self._chosen.seconds}")
-        _command("run", "host=live", f"live.model={model}", *self._one, *self._common, *_into(self._live))
+        _command("run", "host=live", f"live.model={model}", *self._common, *_into(self._live))
 
     def predict(self) -> None:
         """Simulate it with step times that scatter as the calibration's did, and with the times that it recorded."""
-        calibration = yaml.safe_load(self._profile.read_text(encoding="utf-8"))["calibration"]
-        scatter = [f"hardware.{key}={calibration[key]}" for key in ("jitter", "drift", "drift_s")]
+        found = self._calibration()
+        scatter = [f"hardware.{key}={found[key]}" for key in ("jitter", "drift", "drift_s")]
         draws = f"hardware.draw=range({self._chosen.draws})"
-        _command("run", "-m", "host=sim", self._one[0], *scatter, draws, *self._common, *_into(self._predicted))
+        _command("run", "-m", "host=sim", *scatter, draws, *self._common, *_into(self._predicted))
         recorded = f"hardware.recorded={self._live}"
-        _command("run", "host=sim", *self._one, recorded, *self._common, *_into(self._replayed))
+        _command("run", "host=sim", recorded, *self._common, *_into(self._replayed))
+
+    def _calibration(self) -> dict[str, Any]:
+        """What the profile says of how it was made."""
+        found: dict[str, Any] = yaml.safe_load(self._profile.read_text(encoding="utf-8"))["calibration"]
+        return found
 
 
 def _into(out: Path) -> tuple[str, str]:

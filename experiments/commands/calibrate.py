@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokencake.engine.calibrate import Calibration
     from tokencake.engine.runtime import Limits
 
-_LEAST_S = 5.0
+_LEAST_S, _MOST_S = 5.0, 86_400.0
 
 
 def run(words: Sequence[str]) -> None:
@@ -85,8 +85,8 @@ def _check(chosen: Any, raw: Path) -> None:
     parent = next(folder for folder in chosen.out.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UsageError(f"{chosen.out}: {parent} is not a writable directory")
-    if not chosen.seconds >= _LEAST_S:
-        raise UsageError(f"--seconds: must be >= {_LEAST_S:g}, got {chosen.seconds:g}")
+    if not _LEAST_S <= chosen.seconds <= _MOST_S:
+        raise UsageError(f"--seconds: must be from {_LEAST_S:g} to {_MOST_S:g}, got {chosen.seconds:g}")
     for name in ("gpu_blocks", "block_size", "budget", "max_num_seqs"):
         if getattr(chosen, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')}: must be > 0, got {getattr(chosen, name)}")
@@ -126,7 +126,7 @@ def _measure(chosen: Any, model: Model, limits: "Limits") -> "Calibration":
         raise UsageError(str(error)) from error
     try:
         clock = chosen.clock or ("cpu" if runtime.on_cpu else "wall")
-        with progress(f"{model.shape.name}, {chosen.seconds:g} s", "step") as report:
+        with progress(f"{model.shape.name}, {chosen.seconds:g} s", "step", ticking=False) as report:
             return calibrate(runtime, seconds=chosen.seconds, seed=chosen.seed, clock=clock, progress=report)
     except TooShortError as error:
         raise UsageError(f"--seconds {chosen.seconds:g}: {error}; calibrate longer") from error

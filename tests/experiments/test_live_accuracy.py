@@ -27,7 +27,7 @@ def commands(tmp_path, monkeypatch):
         given.append(words)
         if words[0] == "calibrate":
             (tmp_path / words[1]).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / words[1]).write_text("calibration: {jitter: 0.1, drift: 0.05, drift_s: 4}")
+            (tmp_path / words[1]).write_text("calibration: {jitter: 0.1, drift: 0.05, drift_s: 4, seconds: 30.0}")
         if words[0] == "run":
             write_runs(tmp_path / next(word[4:] for word in words if word.startswith("out=")), words)
         return 0
@@ -90,7 +90,7 @@ def test_a_run_is_predicted_from_the_calibration_right_before_it(commands):
                 assert {f"policy={policy}", f"hardware.profile={calibrate[1]}"} <= set(words)
             assert scatter <= set(predicted)
             assert f"hardware.recorded=out/small/live/{place}" in replayed
-            assert f"live.repeat={turn}" in live and f"live.repeat={turn}" in replayed
+            assert all(f"live.repeat={turn}" in words for words in (live, predicted, replayed)), "compared by turns"
 
 
 @pytest.mark.parametrize("what", ["missing", "interrupted"])
@@ -115,6 +115,19 @@ def test_a_run_that_was_ended_early_begins_anew(what, commands, tmp_path):
     left = sorted(str(p.parent.relative_to(small)) for p in small.rglob("*") if p.name == "old")
     assert left == [place for place in sorted(places) if not place.endswith("priority")]
     assert profile.read_text() != "old"
+
+
+def test_measurements_that_were_made_otherwise_are_not_mixed_in(commands, tmp_path, capsys):
+    live_accuracy.run(["out", "--turns=2"])
+    commands.clear()
+    assert exit_code(lambda: live_accuracy.run(["out", "--turns=2", "--seconds=60"])) == 2
+    told = "--seconds 60: out/small/profiles/turn-0/vllm.yaml was measured for 30 s"
+    assert told in capsys.readouterr().err
+    assert not commands
+    live_accuracy.run(["out", "--turns=1"])
+    *_, predicted, recorded = commands
+    assert predicted[1:3] == ("out/small/live/turn-0", "out/small/sim/turn-0"), "of the turns that were asked for"
+    assert recorded[1:3] == ("out/small/live/turn-0", "out/small/replayed/turn-0")
 
 
 def test_more_draws_are_more_draws(commands, tmp_path):
