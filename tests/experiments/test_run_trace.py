@@ -3,6 +3,8 @@
 import gzip
 import itertools
 import json
+import threading
+import time
 from types import SimpleNamespace
 
 import pandas as pd
@@ -125,6 +127,19 @@ def test_a_run_in_which_nothing_fits_claims_no_latency(tmp_path, capsys):
     said = capsys.readouterr()
     assert "0 of 20 programs finished" in said.out
     assert "mean latency" not in said.out + said.err
+
+
+def test_a_bar_needs_no_thread_where_cpu_time_is_measured(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    before = threading.active_count()
+    with progress.progress("here", "step", 9, ticking=False) as report:
+        assert threading.active_count() == before
+        report(1)
+        time.sleep(0.2)
+        report(7)
+    assert "7 of 9 steps" in capsys.readouterr().err
+    with progress.progress("here", "step", 9):
+        assert threading.active_count() > before
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,30 @@ def test_a_slot_that_was_written_again_holds_the_last_block(runtime):
         layer.zero_()
 
 
+def test_a_load_goes_over_its_data_as_often_as_what_a_run_has_on_its_clock(runtime):
+    """A calibration times :meth:`load`, and a run times :meth:`stage`: what one costs must be what the other does."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from tokencake.engine.copies import KvCopies
+
+    class Counted(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket._qualified_op_name in ("aten::index_select", "aten::index_copy_", "aten::_to_copy"):
+                self.elements += (args[3] if "index_copy" in str(func) else args[0]).numel()
+            return func(*args, **(kwargs or {}))
+
+    copies = KvCopies(runtime.kv_tensors)
+    copies.store([1, 2, 3], [5, 6, 300])
+    counts = []
+    for work in (lambda: copies.load([5, 6, 300], [1, 2, 3]), lambda: copies.stage([5, 6, 300])):
+        with Counted() as counted:
+            work()
+        counts.append(counted.elements)
+    assert counts[0] == counts[1] > 0
+
+
 @pytest.mark.parametrize("blocks", [[], [1, 2]])
 def test_every_block_needs_a_slot(runtime, blocks):
     from tokencake.engine.copies import KvCopies

@@ -38,7 +38,10 @@ def recorded_copies(result):
 
 
 @pytest.mark.parametrize("copies", ["link", "measured"])
-@pytest.mark.parametrize("policy", ["vllm", "vllm-priority", "autellix", "continuum", "vllm-offload", "kvflow"])
+@pytest.mark.parametrize(
+    "policy",
+    ["vllm", "vllm-priority", "autellix", "continuum", "vllm-offload", "kvflow", "random", "tokencake-upstream"],
+)
 def test_a_simulation_with_the_recorded_times_is_the_live_run(runtime, policy, copies):
     settings = replace(config(), log_decisions=True)
     chosen = LiveConfig(model="xs", copies=copies)
@@ -150,6 +153,16 @@ def test_an_interrupt_keeps_what_is_finished(runtime):
     whole = run_live(programs, config(), Policy(), LiveConfig(model="xs"), runtime=runtime)
     assert whole.summary["programs"] == 6, "the engine is as good as new"
     assert "interrupted" not in whole.summary
+
+
+def test_an_interrupt_during_the_last_step_ends_a_sweep_too(runtime):
+    def interrupt(done):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result = run_live(demo(count=2), config(), Policy(), LiveConfig(model="xs"), runtime=runtime, progress=interrupt)
+    assert result.summary["programs"] == 2
+    assert result.summary["interrupted"] is True
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from tokencake.engine import install, models
+from tokencake.engine.install import EngineStartError
 from tokencake.engine.models import ModelError, find_model
+from tokencake.engine.runtime import Runtime
 
 LLAMA = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 100,
@@ -70,3 +72,22 @@ def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, change, said):
 def test_an_unknown_name_says_what_there_is():
     with pytest.raises(ModelError, match="neither one of xs, s, m nor a folder"):
         find_model("xl")
+
+
+@pytest.mark.parametrize("error", [AssertionError("shapes differ"), AssertionError()], ids=str)
+def test_whatever_keeps_the_engine_from_starting_is_one_line(runtime, error, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Runtime, "_open", False)
+    monkeypatch.setattr("vllm.v1.engine.core.EngineCore", fail)
+    with pytest.raises(EngineStartError, match=f"vLLM does not start with .*: {error or 'AssertionError'}$"):
+        Runtime(find_model("xs"), runtime.limits)
+
+
+def test_a_model_that_cannot_be_built_is_one_line(runtime, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(Runtime, "_open", False)
+    with pytest.raises(EngineStartError, match=r"vLLM does not start with .*: .*Not a directory"):
+        Runtime(find_model("xs"), runtime.limits)

@@ -24,6 +24,12 @@ def test_every_policy_has_the_outputs_of_stock_vllm(runtime, said, policy):
     assert summary["prefill_tokens"]["gpu_hit"] > 0, "shared blocks were read"
 
 
+def test_the_pool_is_too_small_for_all(runtime, said):
+    summary = totals(play(runtime, demo(), registry.create("vllm", {}), config(blocks=28), said=said))
+    assert summary["preemptions"] > 0
+    assert summary["prefill_tokens"]["recomputed"] > 0, "blocks were evicted, and computed again"
+
+
 def test_blocks_of_the_cpu_tier_were_read(runtime, said):
     host = play(runtime, demo(), registry.create("vllm-offload", {}), config(blocks=28), said=said, copies="link")
     assert totals(host)["prefill_tokens"]["cpu_hit"] > 500
