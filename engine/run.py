@@ -9,6 +9,8 @@ from tokencake.engine.install import require
 from tokencake.engine.models import Model, ModelError, find_model
 from tokencake.policies.api import Policy
 from tokencake.sim.config import ConfigError, SimConfig
+from tokencake.sim.latency.recorded import RecordedLatency
+from tokencake.sim.latency.scatter import ScatterLatency
 from tokencake.sim.records import RunResult
 from tokencake.sim.run import timed
 from tokencake.traces.schema import Program
@@ -95,6 +97,12 @@ def check_live(config: SimConfig, live: LiveConfig) -> Model:
         raise ConfigError("engine.async_scheduling must be false with host=live")
     if config.link.free:
         raise ConfigError("bounds.free_transfer needs host=sim or host=virtual: copies take time")
+    for kind, need in (
+        (ScatterLatency, "hardware.jitter and hardware.drift need"),
+        (RecordedLatency, "hardware.recorded needs"),
+    ):
+        if isinstance(config.latency, kind):
+            raise ConfigError(f"{need} host=sim or host=virtual: a live engine's steps take what they take")
     try:
         model = find_model(live.model, dtype=live.dtype)
     except ModelError as error:

@@ -9,11 +9,12 @@ import pytest
 from live_replay import XS, calls_of, config, demo, play
 
 from tokencake.engine.config import LiveConfig
-from tokencake.engine.run import run_live
+from tokencake.engine.run import check_live, run_live
 from tokencake.policies import registry
 from tokencake.policies.api import Policy, Reserve, Trigger
 from tokencake.sim.config import ConfigError, to_ps
 from tokencake.sim.latency.recorded import RecordedLatency, RecordedStep
+from tokencake.sim.latency.scatter import Scatter, ScatterLatency
 from tokencake.sim.recorded_link import RecordedCopy
 from tokencake.sim.run import simulate
 
@@ -177,6 +178,19 @@ def test_an_interrupt_during_the_last_step_ends_a_sweep_too(runtime):
 def test_what_the_engine_does_not_have_is_refused(runtime, change, live, said):
     with pytest.raises(ConfigError, match=said):
         run_live(demo(), config(**change), Policy(), LiveConfig(**{"model": "xs"} | live))
+
+
+@pytest.mark.parametrize(
+    ("latency", "said"),
+    [
+        (lambda base: ScatterLatency(base, Scatter(0.1), 0), "hardware.jitter and hardware.drift need host=sim or"),
+        (lambda base: RecordedLatency(base, []), "hardware.recorded needs host=sim or host=virtual"),
+    ],
+)
+def test_step_times_that_are_not_the_engines_are_refused(latency, said):
+    settings = config()
+    with pytest.raises(ConfigError, match=said):
+        check_live(replace(settings, latency=latency(settings.latency)), LiveConfig(model="xs"))
 
 
 @pytest.mark.parametrize("name", ["clock", "copies"])
