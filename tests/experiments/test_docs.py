@@ -1,15 +1,19 @@
 """The documentation names every key of a run and every column of its results, and no other."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tokencake.experiments.agreement import Row
 from tokencake.experiments.cli import main
 from tokencake.experiments.columns import STEPS, TABLES
 from tokencake.experiments.comparison import METRICS
 from tokencake.experiments.keys import flatten
+from tokencake.experiments.plots import FIGURES
+from tokencake.experiments.tables import FILES
 from tokencake.sim import records
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -40,6 +44,19 @@ def test_a_host_makes_these_columns(table):
 
 def test_metrics_of_the_comparison_are_documented():
     assert set(METRICS) <= set(re.findall(r"`(\w+)`", section("Comparison tables")))
+
+
+def first_column(title):
+    rows = re.findall(r"^\| (`.*?`) \|", section(title), flags=re.M)
+    return [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+
+
+def test_columns_of_predicted_against_measured_are_documented():
+    assert first_column("Predicted against measured") == [field.name for field in fields(Row)]
+
+
+def test_figures_are_documented():
+    assert set(first_column("Figures")) == {*FIGURES, *FILES}
 
 
 def test_keys_are_documented_with_their_defaults(capsys):
