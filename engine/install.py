@@ -15,7 +15,7 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
 }
-_INSTALL = "install it: make engine (or uv pip install -e '.[engine-cpu]'; with a GPU: '.[engine]')"
+_INSTALL = "install it: make engine (or uv pip install -e '.[engine-cpu]'; with a GPU: pip install -e '.[engine]')"
 
 
 class EngineMissingError(RuntimeError):
