@@ -1,10 +1,13 @@
 """The examples of docs/traces.md do what they say."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tokencake.traces.generators import GENERATORS
 from tokencake.traces.io import load_trace
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "traces.md"
@@ -30,6 +33,24 @@ def test_the_builder_example_makes_a_file(tmp_path: Path, monkeypatch: pytest.Mo
     header, (_, program, _) = load_trace("mine.jsonl.gz")
     assert (header.name, program.program, program.arrival_s) == ("mine", "p1", 0.25)
     assert program.node("search").after == ("architect_1",)
+
+
+def parameters(text: str) -> list[list[str]]:
+    """The table of parameters in a section: cells of its heading and of its rows."""
+    table = "| parameter |" + text.split("| parameter |")[1].split("\n\n")[0]
+    lines = [line for line in table.splitlines() if not line.startswith("| ---")]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_parameter_of_a_generator_is_documented_with_its_default(name: str) -> None:
+    common, *sections = DOCS.read_text().split("\n## Generators\n")[1].split("\n## ")[0].split("\n### ")
+    (own,) = (section for section in sections if section.startswith(f"`{name}`\n"))
+    (_, *names, _), *rows = parameters(common)
+    shown = {row[0]: row[1 + names.index(name)] for row in rows}
+    shown |= {row[0]: row[1] for row in parameters(own)[1:]}
+    defaults = {field.name: field.default for field in fields(GENERATORS[name])}
+    assert {key: yaml.safe_load(value) for key, value in shown.items()} == defaults
 
 
 @pytest.mark.parametrize("table", ["request_list", "mooncake", "weka"])
