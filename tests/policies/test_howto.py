@@ -70,3 +70,13 @@ def test_every_hook_is_in_the_table():
 
     table = TEXT.split("| hook |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)\(", table, flags=re.M)) == set(HOOKS)
+
+
+def test_every_trigger_and_action_is_in_a_table():
+    from typing import get_args
+
+    from tokencake.policies.api import Action, Trigger
+
+    for title, names in (("trigger", Trigger.__members__), ("action", [kind.__name__ for kind in get_args(Action)])):
+        rows = re.findall(r"^\| (`.*?) \|", TEXT.split(f"| {title} |")[1].split("\n\n")[0], flags=re.M)
+        assert {name for row in rows for name in re.findall(r"`(\w+)", row)} == set(names)
