@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from tokencake.engine.models import Model
 
 if TYPE_CHECKING:
     import torch
+    from vllm.engine.arg_utils import EngineArgs
 
     from tokencake.sim.config import EngineConfig
 
@@ -84,38 +85,14 @@ class Runtime:
             warnings.simplefilter("ignore")
             logging.getLogger("torch").setLevel(logging.ERROR)
             import torch
-            from vllm.engine.arg_utils import EngineArgs
             from vllm.v1.engine.core import EngineCore
             from vllm.v1.executor import Executor
 
-            from tokencake.engine.forced import ForcedOutput
-
             torch.set_num_threads(1)  # the environment comes too late where torch was imported before
-            arguments = EngineArgs(
-                model=str(model.folder),
-                skip_tokenizer_init=True,
-                load_format=load_format,
-                dtype=model.dtype,
-                max_model_len=limits.max_model_len,
-                block_size=limits.block_size,
-                num_gpu_blocks_override=limits.blocks,
-                kv_cache_memory_bytes=limits.blocks * limits.block_size * model.shape.kv_bytes_per_token,
-                max_num_batched_tokens=limits.max_num_batched_tokens,
-                max_num_seqs=limits.max_num_seqs,
-                enable_prefix_caching=True,
-                enable_chunked_prefill=True,
-                enforce_eager=True,
-                async_scheduling=False,
-                use_tqdm_on_load=False,
-                seed=0,
-                disable_log_stats=True,
-                logits_processors=[ForcedOutput],
-                **adapter,
-            )
             try:
                 model.ensure()
                 with _silent():
-                    config = arguments.create_engine_config()
+                    config = _arguments(model, limits, load_format, adapter).create_engine_config()
                     self.core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
             except Exception as error:  # a broken model folder makes vLLM and its loaders raise anything
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -151,6 +128,34 @@ class Runtime:
         """Shut the engine down."""
         self.core.shutdown()
         Runtime._open = False
+
+
+def _arguments(model: Model, limits: Limits, load_format: str, adapter: Mapping[str, Any]) -> EngineArgs:
+    from vllm.engine.arg_utils import EngineArgs
+
+    from tokencake.engine.forced import ForcedOutput
+
+    return EngineArgs(
+        model=str(model.folder),
+        skip_tokenizer_init=True,
+        load_format=load_format,
+        dtype=model.dtype,
+        max_model_len=limits.max_model_len,
+        block_size=limits.block_size,
+        num_gpu_blocks_override=limits.blocks,
+        kv_cache_memory_bytes=limits.blocks * limits.block_size * model.shape.kv_bytes_per_token,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_num_seqs=limits.max_num_seqs,
+        enable_prefix_caching=True,
+        enable_chunked_prefill=True,
+        enforce_eager=True,
+        async_scheduling=False,
+        use_tqdm_on_load=False,
+        seed=0,
+        disable_log_stats=True,
+        logits_processors=[ForcedOutput],
+        **adapter,
+    )
 
 
 @contextmanager
