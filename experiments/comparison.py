@@ -53,9 +53,9 @@ class Comparison:
     """Runs as rows.
 
     Attributes:
-        frame: one row a run: `policy` and `series` (labels), the varying keys, `seed` and `repeat`, `run` (its index),
-            the metrics, NaN where nothing was measured, `COUNTS`, and `left_out` (equal for runs that refused the same
-            programs).
+        frame: one row a run: `policy` and `series` (labels), the varying keys, `seed`, `repeat` and `draw`, `run` (its
+            index), the metrics, NaN where nothing was measured, `COUNTS`, and `left_out` (equal for runs that refused
+            the same programs).
         keys: settings in which runs differ, other than the policy and the seed.
         load: the key that figures put on the x axis, if one varies.
         policies: labels in the order in which they first appear.
@@ -93,7 +93,7 @@ def collect(given: Sequence[Run]) -> Comparison:
     for index, (run, own, label) in enumerate(zip(runs, values, labels, strict=True)):
         series = ", ".join([label, *(in_label(key, texts[key][index]) for key in beside if index in texts[key])])
         head = {"policy": label, "series": series} | {key: own.get(key) for key in keys}
-        sample = {"seed": run.summary.get("seed", 0), "repeat": run.repeat}
+        sample = {"seed": run.summary.get("seed", 0), "repeat": run.repeat, "draw": run.draw}
         left_out = {"left_out": refusals.index(run.refused)}
         rows.append(head | sample | {"run": index} | left_out | _metrics(run))
     series_names = tuple(dict.fromkeys(row["series"] for row in rows))
@@ -113,7 +113,7 @@ def _without_copies(given: Sequence[Run]) -> tuple[list[Run], list[str]]:
     first: dict[str, Run] = {}
     copies: list[tuple[Run, Run]] = []
     for run in given:
-        own = facts(run) | {"seed": run.summary.get("seed"), "repeat": run.repeat}
+        own = facts(run) | {"seed": run.summary.get("seed"), "repeat": run.repeat, "draw": run.draw}
         known = first.setdefault(repr(sorted((own | {"": run.summary.get("trace_sha256")}).items())), run)
         if known is not run:
             copies.append((run, known))
@@ -207,7 +207,7 @@ def finished(rows: pd.DataFrame) -> str:
 
 def unlike(comparison: Comparison) -> bool:
     """Whether runs that differ in the policy alone refused different programs."""
-    sample = [*comparison.keys, "seed", "repeat"]
+    sample = [*comparison.keys, "seed", "repeat", "draw"]
     return bool((comparison.frame.groupby(sample, dropna=False)["left_out"].nunique() > 1).any())
 
 
@@ -228,11 +228,11 @@ def _by_keys(comparison: Comparison) -> list[tuple[tuple[Any, ...], pd.DataFrame
     return [(values if isinstance(values, tuple) else (values,), group) for values, group in grouped]
 
 
-def samples(rows: pd.DataFrame, metric: str) -> dict[tuple[int, int, int], float]:
-    """A metric of runs of one kind, by what pairs them with runs of another kind: seed, repeat, and programs left out.
+def samples(rows: pd.DataFrame, metric: str) -> dict[tuple[int, ...], float]:
+    """A metric of runs of one kind, by what pairs them with those of another: seed, repeat, draw, programs left out.
 
     Runs in which it was not measured are not among them.
     """
     known = rows[rows[metric].notna()]
-    values = zip(known["seed"], known["repeat"], known["left_out"], known[metric], strict=True)
-    return {(int(seed), int(repeat), int(left_out)): float(value) for seed, repeat, left_out, value in values}
+    paired_by = (known[name].astype(int) for name in ("seed", "repeat", "draw", "left_out"))
+    return dict(zip(zip(*paired_by, strict=True), map(float, known[metric]), strict=True))

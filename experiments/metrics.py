@@ -13,7 +13,7 @@ _T95 = (
     2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272,
 )  # fmt: skip
 
-Sample = TypeVar("Sample", int, tuple[int, int, int])  # a seed, or what else makes two runs a pair
+Sample = TypeVar("Sample", int, tuple[int, ...])  # a seed, or what else makes two runs a pair
 
 
 def t95(degrees: int) -> float:

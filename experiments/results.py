@@ -172,8 +172,13 @@ class Run:
 
     @property
     def repeat(self) -> int:
-        """Which of several runs with one seed: a live engine's turn, or a draw of step times."""
-        return int(self.config.get("live", {}).get("repeat", 0) or self.config.get("hardware", {}).get("draw", 0))
+        """Which of several runs with one seed: a live engine's turn, or the one that a simulation is made for."""
+        return int(self.config.get("live", {}).get("repeat", 0))
+
+    @property
+    def draw(self) -> int:
+        """Which of several draws of step times, with one seed and for one repeat."""
+        return int(self.config.get("hardware", {}).get("draw", 0))
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -196,12 +196,21 @@ def test_runs_of_one_seed_are_compared_without_an_interval(fake_run):
     assert first[2].strip() == "" and float(second[2]) < 0
 
 
-@pytest.mark.parametrize("which", [lambda i: {"live": {"repeat": i}}, lambda i: {"hardware": {"draw": i}}])
+@pytest.mark.parametrize(
+    "which",
+    [
+        lambda i: {"live": {"repeat": i}},
+        lambda i: {"hardware": {"draw": i}},
+        lambda i: {"live": {"repeat": i // 2}, "hardware": {"draw": i % 2}},
+    ],
+    ids=["repeats", "draws", "draws of repeats"],
+)
 def test_repeats_of_a_measurement_and_draws_of_step_times_are_samples(fake_run, which):
-    runs = [Run(fake_run(f"m{i}", **which(i))) for i in range(3)]
-    comparison = collect(runs)
+    policies = ("vllm", "vllm-offload")
+    comparison = collect([Run(fake_run(f"{name}{i}", name, **which(i))) for name in policies for i in range(4)])
     assert comparison.keys == () and not comparison.notes
-    assert aggregate(comparison)["seeds"].tolist() == [3]
+    assert aggregate(comparison)["seeds"].tolist() == [4, 4]
+    assert paired(comparison)["seeds"].tolist() == [4] * 3
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
