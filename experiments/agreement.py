@@ -1,13 +1,14 @@
 """Predicted against measured: simulator runs beside engine runs of the same setting, or run against run."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any
 
 from tokencake.experiments.errors import UsageError
-from tokencake.experiments.keys import flatten
+from tokencake.experiments.keys import flatten, shortened
 from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.metrics import t95
 from tokencake.experiments.results import Run, complete
@@ -41,6 +42,7 @@ STEP_TIME = "step_time_s"
 """Besides: time of the very steps that were measured, as the hardware profile has it over as it was measured."""
 
 _DIGEST = "trace_sha256"
+_DIGITS = 12  # of it, in a label
 # What two runs of one setting may differ in: who ran it, where it went, how often, and what a step was said to cost.
 _APART = (
     "host",
@@ -62,7 +64,7 @@ class Pair:
     """Runs of one policy in one setting.
 
     Attributes:
-        setting: what was run, beside the policy, as far as settings differ.
+        setting: what was run, beside the policy, as far as settings differ; no two settings are called the same.
         policy: label of the policy.
         predicted: runs whose numbers are judged.
         measured: runs they are judged by, repeats in order.
@@ -104,22 +106,17 @@ def pair_up(directories: Sequence[Sequence[Run]], reference: str | None = None) 
     runs = [run for directory in directories for run in directory]
     measured = _measured(directories, reference)
     keys = [_setting(run) for run in runs]
-    flats = [dict(key) for key in keys]
-    names = dict.fromkeys(name for flat in flats for name in flat)
-    varying = [name for name in names if len({flat.get(name) for flat in flats}) > 1]
-    if varying != [_DIGEST]:  # what made the traces differ says more than their digests
-        varying = [name for name in varying if name != _DIGEST]
+    settings = _labels(keys)
     labels = policy_labels([run.config.get("policy", {}) for run in runs])
     groups: dict[tuple[_Key, str], tuple[list[Run], list[Run]]] = {}
     for run, key, label in zip(runs, keys, labels, strict=True):
         predicted_runs, measured_runs = groups.setdefault((key, label), ([], []))
         (measured_runs if run in measured else predicted_runs).append(run)
-    pairs = []
-    for (key, label), (predicted_runs, measured_runs) in groups.items():
-        if predicted_runs and measured_runs:
-            values = dict(key)
-            setting = ", ".join(f"{name.rsplit('.', 1)[-1]}={_short(values.get(name))}" for name in varying)
-            pairs.append(Pair(setting, label, tuple(predicted_runs), tuple(measured_runs)))
+    pairs = [
+        Pair(settings[key], label, tuple(predicted_runs), tuple(measured_runs))
+        for (key, label), (predicted_runs, measured_runs) in groups.items()
+        if predicted_runs and measured_runs
+    ]
     if not pairs:
         raise UsageError(
             "no two runs of the same trace, policy and settings to compare; "
@@ -145,8 +142,36 @@ def _setting(run: Run) -> _Key:
     return tuple(sorted((own | {_DIGEST: str(run.summary.get("trace_sha256"))}).items()))
 
 
-def _short(value: object) -> str:
-    return str(value).strip("'").rsplit("/", 1)[-1][:20]
+def _labels(keys: Sequence[_Key]) -> dict[_Key, str]:
+    """What settings are called: by the values in which they differ, as briefly as still tells all of them apart."""
+    settings = {key: dict(key) for key in keys}
+    names = dict.fromkeys(name for values in settings.values() for name in values)
+    varying = [name for name in names if len({values.get(name) for values in settings.values()}) > 1]
+    # What made the traces differ says more than their digests.
+    labels = _brief(settings, [name for name in varying if name != _DIGEST])
+    for longer in (_brief(settings, varying), _exact(settings, varying)):
+        count = Counter(labels.values())
+        labels = {key: label if count[label] == 1 else longer[key] for key, label in labels.items()}
+    return labels
+
+
+def _brief(settings: Mapping[_Key, Mapping[str, str]], names: Sequence[str]) -> dict[_Key, str]:
+    """As they were typed, of keys the last part, of paths what tells them apart."""
+    parts: dict[_Key, list[str]] = {key: [] for key in settings}
+    for name in names:
+        given = {key: values[name].strip("'") for key, values in settings.items() if name in values}
+        texts = {key: text[:_DIGITS] for key, text in given.items()} if name == _DIGEST else shortened(given)
+        for key, own in parts.items():
+            last = name.rpartition(".")[2]
+            own.append(f"{last}={texts[key]}" if key in texts else f"no {last}")
+    return {key: ", ".join(own) for key, own in parts.items()}
+
+
+def _exact(settings: Mapping[_Key, Mapping[str, str]], names: Sequence[str]) -> dict[_Key, str]:
+    return {
+        key: ", ".join(f"{name}={values[name]}" if name in values else f"no {name}" for name in names)
+        for key, values in settings.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -74,12 +74,15 @@ def in_label(key: str, value: str) -> str:
 def as_typed(value: object) -> str:
     """A configuration value as it is written on the command line.
 
-    >>> as_typed(None), as_typed(True), as_typed(0.5)
-    ('null', 'true', '0.5')
+    >>> as_typed(None), as_typed(True), as_typed(2.0), as_typed(0.1234567)
+    ('null', 'true', '2', '0.1234567')
     """
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else str(value)  # no shorter than tells it from others
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def shortened(values: Mapping[Any, object]) -> dict[Any, str]:

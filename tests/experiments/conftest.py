@@ -104,6 +104,24 @@ def change_summary():
 
 
 @pytest.fixture
+def write(fake_run, change_summary, tmp_path):
+    """Write a run of a host that has a latency: write(directory, host, policy, latency, ...) -> directory."""
+
+    def one(directory, host, policy, latency, repeat=0, qps=0.5, draw=0, load=(0.5, 1.5), live=(), sha=None, **config):
+        name = f"{directory}/{policy}-{qps}-{repeat}-{draw}"
+        hardware = {"x": host, "draw": draw}
+        config |= {"host": host, "live": {"repeat": repeat, **dict(live)}, "hardware": hardware}
+        path = fake_run(name, policy, qps, **config)
+        spread = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"), latency)
+        change_summary(path, host=host, program_latency_s=spread, makespan_s=2 * latency, trace_sha256=sha)
+        if host == "live":
+            (path / "timing.json").write_text(json.dumps({"wall_s": 1.0, "load_average": load}))
+        return tmp_path / directory
+
+    return one
+
+
+@pytest.fixture
 def fake_sweep(fake_run, tmp_path):
     """Three policies at three loads with four seeds; the directory that holds them."""
     jobs = []

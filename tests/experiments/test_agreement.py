@@ -17,30 +17,6 @@ POLICIES = ("vllm", "vllm-priority", "vllm-offload")
 
 
 @pytest.fixture
-def write(fake_run):
-    """Write a run of a host: write(directory, host, policy, latency, ...) -> directory."""
-
-    def one(directory, host, policy, latency, repeat=0, qps=0.5, preemptions=0, load=(0.5, 1.5)):
-        path = fake_run(
-            f"{directory}/{policy}-{qps}-{repeat}",
-            policy,
-            qps,
-            host=host,
-            live={"repeat": repeat},
-            hardware={"x": host},
-        )
-        summary = json.loads((path / "summary.json").read_text())
-        spread = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"), latency)
-        summary |= {"host": host, "program_latency_s": spread, "makespan_s": 2 * latency, "preemptions": preemptions}
-        (path / "summary.json").write_text(json.dumps(summary))
-        if host == "live":
-            (path / "timing.json").write_text(json.dumps({"wall_s": 1.0, "load_average": load}))
-        return path.parent
-
-    return one
-
-
-@pytest.fixture
 def measured_and_predicted(write, tmp_path):
     """Three policies, three repeats each: the second and the third are inside each other's spread."""
     measured = {"vllm": (10.0, 11.0, 9.0), "vllm-priority": (6.0, 6.1, 6.2), "vllm-offload": (6.0, 6.1, 5.9)}
@@ -204,7 +180,7 @@ def test_the_load_of_the_machine_is_no_matter_in_simulated_time(write, tmp_path,
 
 
 def test_a_run_that_was_ended_early_is_left_out(measured_and_predicted, change_summary, tmp_path, capsys):
-    cut = change_summary(tmp_path / "live" / "vllm-0.5-1", interrupted=True)
+    cut = change_summary(tmp_path / "live" / "vllm-0.5-1-0", interrupted=True)
     words = ["compare", str(tmp_path / "live"), str(tmp_path / "sim"), "--out", str(tmp_path / "c")]
     assert main(words) == 0
     assert capsys.readouterr().err == f"tokencake compare: left out: {cut} was interrupted\n"
