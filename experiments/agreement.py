@@ -8,7 +8,7 @@ from statistics import fmean, variance
 from typing import Any
 
 from tokencake.experiments.errors import UsageError
-from tokencake.experiments.keys import flatten, shortened
+from tokencake.experiments.keys import as_typed, flatten, shortened
 from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.metrics import t95
 from tokencake.experiments.results import Run, complete
@@ -100,7 +100,7 @@ def pair_up(directories: Sequence[Sequence[Run]], reference: str | None = None) 
             Where all are of one host, the first directory is what the others are compared with.
 
     Raises:
-        UsageError: nothing can be compared.
+        UsageError: nothing can be compared, or live runs of one side are no repeats of each other.
     """
     directories = [complete(directory, idle=False)[0] for directory in directories]
     runs = [run for directory in directories for run in directory]
@@ -122,7 +122,29 @@ def pair_up(directories: Sequence[Sequence[Run]], reference: str | None = None) 
             "no two runs of the same trace, policy and settings to compare; "
             "runs that differ in those are set side by side by tokencake plot RUN RUN ..."
         )
+    for pair in pairs:
+        _check_repeats(pair.predicted)
+        _check_repeats(pair.measured)
     return pairs
+
+
+def _check_repeats(side: Sequence[Run]) -> None:
+    """Refuse live runs of one side that are no repeats of each other; what an older version does not say may be so.
+
+    Raises:
+        UsageError: they differ in a setting of the live engine.
+    """
+    first: dict[str, tuple[Any, Run]] = {}
+    for run in side:
+        if run.summary.get("host") != "live":
+            continue
+        for key, value in flatten({"live": run.config.get("live", {})}).items():
+            other, found = first.setdefault(key, (value, run))
+            if value != other and key != "live.repeat":
+                raise UsageError(
+                    f"{key} is {as_typed(other)} in {found.path} and {as_typed(value)} in {run.path}: they are no"
+                    " repeats of one run; name the directories of one of the two only"
+                )
 
 
 def _measured(directories: Sequence[Sequence[Run]], reference: str | None) -> list[Run]:

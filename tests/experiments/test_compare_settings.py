@@ -75,3 +75,20 @@ def test_policies_that_differ_in_a_late_digit_are_two(both):
         ("continuum(span_s=0.1234567)", 1),
         ("continuum(span_s=0.1234568)", 1),
     }
+
+
+def test_live_runs_that_differ_in_the_engine_are_no_repeats(write, tmp_path, capsys):
+    """Which one is meant is for the user to say; a predicted one may be of another kind, as simulated ones are."""
+    warp = write("warp", "live", "vllm", 1.0, live={"clock": "warp"})
+    wall = write("wall", "live", "vllm", 9.0, repeat=1, live={"clock": "wall"})
+    old = write("old", "live", "vllm", 1.1, repeat=2)
+    sim = write("sim", "sim", "vllm", 1.0, live={"clock": "wall"})
+    for directories in ((warp, wall, sim), (sim, old, warp, wall), (old, warp, wall)):
+        assert main(["compare", *map(str, directories)]) == 2
+        said = capsys.readouterr().err
+        assert said == (
+            f"tokencake: live.clock is warp in {warp / 'vllm-0.5-0-0'} and wall in {wall / 'vllm-0.5-1-0'}: they are no"
+            " repeats of one run; name the directories of one of the two only\n"
+        )
+    for directories in ((warp, old, sim), (wall, sim), (warp, wall)):
+        assert main(["compare", *map(str, directories), "--format=png"]) == 0
