@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-from tokencake.experiments.agreement import Pair
+from tokencake.experiments.pairing import Pair
 
 _SAMPLES = 2000
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from tokencake.experiments.agreement import STEP_TIME, Pair, Row, compare, load_averages, pair_up
+from tokencake.experiments.agreement import STEP_TIME, Row, compare, load_averages
 from tokencake.experiments.arguments import Parser
 from tokencake.experiments.errors import UsageError
+from tokencake.experiments.pairing import Pair, pair_up
 from tokencake.experiments.plots.agreement import agreement
 from tokencake.experiments.plots.style import paper_style, save
 from tokencake.experiments.printing import print_table

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from tokencake.experiments.agreement import Pair
+from tokencake.experiments.pairing import Pair
 from tokencake.experiments.plots.style import PAGE_IN, colour, legend, marker, new_figure, round_ticks, thousands
 
 _PANELS = (

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.lines import Line2D
 
-from tokencake.experiments.agreement import STEP_TIME, compare, pair_up
+from tokencake.experiments.agreement import STEP_TIME, compare
 from tokencake.experiments.cli import main
+from tokencake.experiments.pairing import pair_up
 from tokencake.experiments.plots.agreement import agreement
 from tokencake.experiments.ranking import rankings
 from tokencake.experiments.results import find_runs

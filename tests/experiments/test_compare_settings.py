@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from tokencake.experiments.agreement import compare, pair_up
+from tokencake.experiments.agreement import compare
 from tokencake.experiments.cli import main
+from tokencake.experiments.pairing import pair_up
 from tokencake.experiments.ranking import rankings
 from tokencake.experiments.results import find_runs
 

@@ -11,11 +11,11 @@ import pytest
 from commands import refused
 from small import two_turns, world
 from tokencake.experiments import tables
-from tokencake.experiments.agreement import pair_up
 from tokencake.experiments.cli import main
 from tokencake.experiments.comparison import METRICS, aggregate, collect, paired
 from tokencake.experiments.errors import UsageError
 from tokencake.experiments.outcome import play
+from tokencake.experiments.pairing import pair_up
 from tokencake.experiments.plots.by_policy import by_policy
 from tokencake.experiments.plots.latency_cdf import latency_cdf
 from tokencake.experiments.plots.latency_load import latency_load
