@@ -12,6 +12,7 @@ _T95 = (
     2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963,
     2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272,
 )  # fmt: skip
+_DUST = 1e-12  # a relative error of sums of floating-point numbers, and far below what anything is measured to
 
 Sample = TypeVar("Sample", int, tuple[int, ...])  # a seed, or what else makes two runs a pair
 
@@ -24,6 +25,15 @@ def t95(degrees: int) -> float:
         return _T95[degrees - 1]
     z = NormalDist().inv_cdf(0.975)
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+def beyond(change: float, margin: float) -> bool:
+    """Whether a relative change is further from 0 than its margin; what rounding leaves of equal numbers is not.
+
+    >>> beyond(0.1 + 0.2 - 0.3, 0.0), beyond(0.02, 0.01)
+    (False, True)
+    """
+    return abs(change) > margin + _DUST
 
 
 @dataclass(frozen=True, slots=True)

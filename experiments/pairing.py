@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from tokencake.experiments.errors import UsageError
@@ -11,6 +12,8 @@ from tokencake.experiments.labels import policy_labels
 from tokencake.experiments.results import Run, complete
 
 Summary = Mapping[str, Any]
+Repeat = tuple[int, ...]
+"""What tells independent runs of one kind apart: the repeat, and the draw where there is but one repeat."""
 _Key = tuple[tuple[str, str], ...]
 
 
@@ -76,6 +79,46 @@ class Pair:
             UsageError: a summary lacks it.
         """
         return [_metric(run, metric) for run in self.predicted], [_metric(run, metric) for run in self.measured]
+
+    @property
+    def paired(self) -> bool:
+        """Whether both sides have the same repeats, and more than one: what a repeat's runs share cancels then."""
+        predicted, measured = (set(_repeats(side)) for side in (self.predicted, self.measured))
+        return predicted == measured and len(measured) > 1
+
+    def by_repeat(self, metric: str) -> tuple[dict[Repeat, float], dict[Repeat, float]]:
+        """Means of a metric over the predicted and over the measured runs of each repeat, in order of repeats."""
+        predicted, measured = self.values(metric)
+        return _means(self.predicted, predicted), _means(self.measured, measured)
+
+    def samples(self, metric: str) -> tuple[list[float], list[float]]:
+        """What the predicted and the measured mean of a metric are taken over: samples that are independent.
+
+        Where sides are paired they are the repeats, in one order, so that each weighs the same. Else they are the runs;
+        but what is drawn for several repeats is one sample a repeat, because its draws share one calibration.
+        """
+        if not self.paired:
+            predicted, measured = self.values(metric)
+            return _independent(self.predicted, predicted), _independent(self.measured, measured)
+        forecast, found = self.by_repeat(metric)
+        return list(forecast.values()), list(found.values())
+
+
+def _repeats(runs: Sequence[Run]) -> list[Repeat]:
+    several = len({run.repeat for run in runs}) > 1
+    return [(run.repeat,) if several else (run.repeat, run.draw) for run in runs]
+
+
+def _means(runs: Sequence[Run], values: Sequence[float]) -> dict[Repeat, float]:
+    found: dict[Repeat, list[float]] = {}
+    for repeat, value in zip(_repeats(runs), values, strict=True):
+        found.setdefault(repeat, []).append(value)
+    return {repeat: fmean(own) for repeat, own in sorted(found.items())}
+
+
+def _independent(runs: Sequence[Run], values: list[float]) -> list[float]:
+    drawn = len({run.draw for run in runs}) > 1
+    return list(_means(runs, values).values()) if drawn and len({run.repeat for run in runs}) > 1 else values
 
 
 def _metric(run: Run, name: str) -> float:

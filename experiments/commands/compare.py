@@ -12,6 +12,7 @@ from rich.console import Console
 from tokencake.experiments.agreement import STEP_TIME, Row, compare, load_averages
 from tokencake.experiments.arguments import Parser
 from tokencake.experiments.errors import UsageError
+from tokencake.experiments.metrics import beyond
 from tokencake.experiments.pairing import Pair, pair_up
 from tokencake.experiments.plots.agreement import agreement
 from tokencake.experiments.plots.style import paper_style, save
@@ -169,11 +170,14 @@ def _beyond_scatter(rows: Sequence[Row]) -> str:
     found = [
         f"{row.setting} {row.policy} {row.metric} {row.error:+.1%}".strip()
         for row in judged
-        if abs(row.error) > row.margin
+        if beyond(row.error, row.margin)
     ]
+    how = {row.paired for row in judged}
+    sides = "paired by repeat" if True in how else "taken as independent"
+    where = " where they have the same ones" if len(how) > 1 else ""
     return (
-        "Errors beyond their 95 % intervals (Student's t over the repeats; chance alone puts one in twenty there),"
-        f" of {len(judged)}: {', '.join(found) or 'none'}."
+        f"Errors beyond their 95 % intervals (Student's t over the repeats, sides {sides}{where}; chance alone puts one"
+        f" in twenty there), of {len(judged)}: {', '.join(found) or 'none'}."
     )
 
 

@@ -36,11 +36,12 @@ def agreement(pairs: Sequence[Pair]) -> Figure:
         limits = _diagonal(axis, pairs, metric)
         for pair in pairs:
             predicted, measured = pair.values(metric)
+            forecast, mean = map(fmean, pair.samples(metric))
             look = looks[pair.policy]
             if len(settings) > 1:
                 look = look | {"marker": marker(settings.index(pair.setting))}
-            bars: dict[str, Any] = {"xerr": _range(measured), "yerr": _range(predicted)}
-            axis.errorbar(fmean(measured), fmean(predicted), **bars, **look, linestyle="none", elinewidth=0.8)
+            bars: dict[str, Any] = {"xerr": _range(measured, mean), "yerr": _range(predicted, forecast)}
+            axis.errorbar(mean, forecast, **bars, **look, linestyle="none", elinewidth=0.8)
         axis.set_xlim(limits)
         axis.set_ylim(limits)
         axis.set_aspect("equal")
@@ -62,9 +63,8 @@ def agreement(pairs: Sequence[Pair]) -> Figure:
     return figure
 
 
-def _range(values: Sequence[float]) -> list[list[float]]:
+def _range(values: Sequence[float], mean: float) -> list[list[float]]:
     """How far values go below and above their mean, which is rounded."""
-    mean = fmean(values)
     return [[max(0.0, mean - min(values))], [max(0.0, max(values) - mean)]]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from statistics import fmean
 
 import pandas as pd
 import pytest
@@ -32,10 +33,13 @@ def measured_and_predicted(write, tmp_path):
 def test_measured_steps_say_how_far_the_machine_was_from_its_profile(measured_and_predicted, tmp_path, capsys):
     for run in measured_and_predicted[0]:
         if run.summary["policy"] == "vllm":
-            pd.DataFrame({"duration_s": [0.5, 0.5], "expected_s": [0.6, 0.5]}).to_parquet(run.path / "steps.parquet")
+            slow = 1 + run.repeat
+            steps = pd.DataFrame({"duration_s": [0.5 * slow, 0.5 * slow], "expected_s": [0.6 * slow, 0.5 * slow]})
+            steps.to_parquet(run.path / "steps.parquet")
     pairs = pair_up(measured_and_predicted)
     steps = {row.policy: row.error for row in compare(pairs) if row.metric == STEP_TIME}
     assert steps == {"vllm": pytest.approx(0.1)}
+    assert [row.margin for row in compare(pairs) if row.metric == STEP_TIME] == [pytest.approx(0.0)], "10 % each time"
     assert main(["compare", str(tmp_path / "live"), str(tmp_path / "sim"), f"--out={tmp_path / 'out'}"]) == 0
     table = (tmp_path / "out" / "compare.md").read_text().split("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
@@ -61,15 +65,21 @@ def test_errors_are_signed_and_relative_to_the_mean_of_the_repeats(measured_and_
     assert rows["vllm", "preemptions"].error == 0.0, "nothing measured, nothing predicted"
 
 
+def mean_latency(tmp_path):
+    (row,) = (
+        row
+        for row in compare(pair_up([find_runs([tmp_path / "live"]), find_runs([tmp_path / "sim"])]))
+        if row.metric == "program_latency_mean_s"
+    )
+    return row
+
+
 def test_an_error_says_how_well_it_is_known_from_the_repeats_of_both_sides(write, tmp_path):
     for repeat, (measured, predicted) in enumerate(((9.0, 11.0), (11.0, 13.0))):
         write("live", "live", "vllm", measured, repeat)
-        write("sim", "sim", "vllm", predicted, repeat)
-    rows = {
-        row.metric: row for row in compare(pair_up([find_runs([tmp_path / "live"]), find_runs([tmp_path / "sim"])]))
-    }
-    latency = rows["program_latency_mean_s"]
-    assert latency.error == pytest.approx(0.2)
+        write("sim", "sim", "vllm", predicted, draw=repeat)
+    latency = mean_latency(tmp_path)
+    assert latency.error == pytest.approx(0.2) and not latency.paired
     # Both means have a standard error of 1 s: one tenth of what was measured, one twelfth of what was predicted.
     assert latency.standard_error == pytest.approx(1.2 * ((1 / 10) ** 2 + (1 / 12) ** 2) ** 0.5)
     # Welch-Satterthwaite: (1 + 1.2^2)^2 / (1 + 1.2^4) = 1.94 degrees of freedom, rounded down; t(0.975, 1) = 12.706.
@@ -78,6 +88,62 @@ def test_an_error_says_how_well_it_is_known_from_the_repeats_of_both_sides(write
     write("forecast", "sim", "vllm-priority", 6.0)
     (single,) = pair_up([find_runs([tmp_path / "once"]), find_runs([tmp_path / "forecast"])])
     assert all(math.isnan(row.standard_error) and math.isnan(row.margin) for row in compare([single]) if row.measured)
+
+
+def test_repeats_of_both_sides_are_paired_and_each_weighs_the_same(write, tmp_path):
+    """Means 5 and 10, so ratio 1/2; what is left is 1, -1, 0 with s = 1: the standard error is 1 / (10 √3)."""
+    draws = ((4.0, 6.0), (4.0,), (5.0, 6.0, 7.0))
+    for repeat, (measured, predicted) in enumerate(zip((8.0, 10.0, 12.0), draws, strict=True)):
+        write("live", "live", "vllm", measured, repeat)
+        for draw, latency in enumerate(predicted):
+            write("sim", "sim", "vllm", latency, repeat, draw=draw)
+    row = mean_latency(tmp_path)
+    assert (row.measured, row.predicted, row.repeats, row.paired) == (10.0, 5.0, 3, True)
+    assert row.error == pytest.approx(-0.5)
+    assert row.standard_error == pytest.approx(1 / (10 * 3**0.5))
+    assert row.margin == pytest.approx(4.302653 * row.standard_error)
+
+
+def test_draws_of_a_repeat_are_no_independent_samples(write, tmp_path):
+    """Not where a repeat was not measured, either: then the three means 9, 10 and 11 are, not the twelve runs."""
+    for repeat in range(3):
+        for draw in range(4):
+            write("sim", "sim", "vllm", 9.0 + repeat, repeat, draw=draw)
+    for repeat in range(2):
+        write("live", "live", "vllm", 10.0, repeat)
+    row = mean_latency(tmp_path)
+    assert not row.paired and row.error == 0.0
+    assert row.standard_error == pytest.approx(1 / (10 * 3**0.5))
+    assert row.margin == pytest.approx(4.302653 * row.standard_error)
+
+
+@pytest.mark.parametrize(("kind", "how"), [("repeat", "paired by repeat"), ("draw", "taken as independent")])
+def test_how_fast_the_machine_was_is_no_error_of_what_was_calibrated_with_it(kind, how, write, tmp_path, capsys):
+    """Ten per cent too long each time, on a machine that is twice as slow the third time."""
+    for i, (measured, predicted) in enumerate(((10.0, 11.0), (15.0, 16.4), (20.0, 22.1))):
+        write("live", "live", "vllm", measured, i)
+        write("sim", "sim", "vllm", predicted, **{kind: i})
+    assert main(["compare", str(tmp_path / "live"), str(tmp_path / "sim"), "--out", str(tmp_path / "c")]) == 0
+    (line,) = (text for text in capsys.readouterr().out.splitlines() if text.startswith("Errors beyond"))
+    assert f"Student's t over the repeats, sides {how};" in line
+    assert ("vllm program_latency_mean_s +10.0%" in line) is (kind == "repeat")
+
+
+def test_equal_runs_are_not_beyond_an_interval_by_a_last_digit(write, tmp_path, capsys):
+    """The mean of seven equal numbers need not be that number."""
+    latency = 3.388
+    assert fmean([latency] * 7) != latency
+    for repeat in range(2):
+        write("live", "live", "vllm", latency, repeat)
+        write("live", "live", "vllm-offload", latency + repeat / 3, repeat)
+        write("sim", "sim", "vllm-offload", latency + repeat / 3, repeat)
+        for draw in range(7):
+            write("sim", "sim", "vllm", latency, repeat, draw=draw)
+    assert main(["compare", str(tmp_path / "live"), str(tmp_path / "sim"), "--out", str(tmp_path / "c")]) == 0
+    (line,) = (text for text in capsys.readouterr().out.splitlines() if text.startswith("Errors beyond"))
+    assert line.endswith(" of 8: none.")
+    frame = pd.read_csv(tmp_path / "c" / "compare.csv").query("policy == 'vllm-offload'")
+    assert set(frame["error"]) == {0.0} and set(frame["margin"].dropna()) == {0.0} and frame["paired"].all()
 
 
 def test_only_errors_beyond_the_scatter_are_named(measured_and_predicted, tmp_path, capsys):
