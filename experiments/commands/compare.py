@@ -202,16 +202,24 @@ def _ranked(rank: Ranking) -> str:
     where = f"{rank.setting}: " if rank.setting else ""
     text = f"{where}order of {rank.policies} policies by {rank.metric}: Kendall's tau {rank.tau:.2f}"
     if not math.isnan(rank.low):
-        text += (
-            f" (95 % bootstrap interval {rank.low:.2f} to {rank.high:.2f},"
-            f" over {rank.repeats} measured repeats with predictions held fixed)"
-        )
+        drawn = "repeats and their predictions" if rank.together else "measured repeats with predictions held fixed"
+        text += f" (95 % bootstrap interval {rank.low:.2f} to {rank.high:.2f}, over {rank.repeats} {drawn})"
     if rank.set_aside and not math.isnan(rank.clear_tau):
         clear = rank.pairs - rank.set_aside
         text += f"; {rank.clear_tau:.2f} over the {clear} of {rank.pairs} pairs that differ by more than the spread"
     elif rank.set_aside:
         text += f"; none of the {rank.pairs} pairs differs by more than the spread"
-    return text + "."
+    return f"{text}{_told_apart(rank)}."
+
+
+def _told_apart(rank: Ranking) -> str:
+    """What is said of the pairs of policies that took turns, and differ within the turns."""
+    test = "repeat by repeat (the 95 % t interval of their relative difference excludes 0)"
+    if not rank.tested:
+        return ""
+    if not rank.told_apart:
+        return f"; none of the {rank.pairs} pairs is told apart {test}"
+    return f"; {rank.told_apart_tau:.2f} over the {rank.told_apart} of {rank.pairs} pairs that are told apart {test}"
 
 
 def _ranked_in_all(ranks: Sequence[Ranking], where: Path) -> str:
