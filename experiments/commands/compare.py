@@ -88,9 +88,9 @@ def _parser() -> Parser:
         epilog="Where runs of host=live are among them, they are what the others are measured by; repeats of one"
         " run (live.repeat=0,1,2) give the spread. Runs of one host: the first directory is the reference. Runs are set"
         " against each other where trace, seed, policy and all other settings are equal; what may differ is host, the"
-        " version that made them, hardware.*, link.*, live.*, engine.jumps, engine.runs, and what is logged; but"
-        " live runs of one side are repeats of each other, and differ in no other live.* than live.repeat. Runs that differ otherwise"
-        " stand side by side in tokencake plot.",
+        " version that made them, hardware.*, link.*, live.*, engine.jumps, engine.runs, and what is logged; but live"
+        " runs of one side are repeats of each other, and differ in no other live.* than live.repeat. Runs that differ"
+        " otherwise stand side by side in tokencake plot.",
     )
     parser.add_argument("directories", nargs="*", type=Path, metavar="RUN_OR_SWEEP_DIR")
     parser.add_argument("--measured", metavar="HOST", help="host whose runs are the reference: live, virtual or sim")
