@@ -175,6 +175,7 @@ def measure_link(runtime: Runtime, *, clock: str = "cpu", repeats: int = 7, seed
 
     A copy of ``n`` blocks takes ``fixed + n * block bytes / bandwidth``; each size counts with the
     median of its repeats. Blocks are overwritten, so nothing may be cached that is still wanted.
+    ``clock`` is ``cpu`` or ``wall``, as a run has it on its clock.
 
     Raises:
         TooShortError: Copies of many blocks took no longer than those of few.
